@@ -1,0 +1,58 @@
+# Two commands matter: `make run` and `make test`. Both do their own set-up, in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP_ARGS ?=
+NOTEBOOKS ?= 01_base_retriever 02_cross_encoder_rerank 03_sagemaker_endpoint
+PROFILE ?= embedded
+BIN := .venv/bin
+ALL := $(basename $(notdir $(wildcard notebooks/[0-9]*.ipynb)))
+
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup run lab test evaluate hub outputs format
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' Makefile
+
+setup: .venv/.ready ## make .venv and install requirements.txt into it
+
+.venv/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}; try `make PYTHON=python3.11`")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip check
+	touch $@
+
+run: setup ## execute notebooks 01 to 03 (NOTEBOOKS="..." for others) and print one reranked answer
+	$(BIN)/python tests/execute.py $(NOTEBOOKS)
+	$(BIN)/python -m helpers
+	@echo "The executed notebooks, as pages:"
+	@ls $(foreach n,$(NOTEBOOKS),build/html/$(n).html)
+
+lab: setup ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+test: setup ## everything that CI runs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify --keep-output --keep-count --keep-id --extra-keys "cell.metadata.execution" notebooks/*.ipynb
+	$(BIN)/pytest tests -m "not slow"
+	$(BIN)/python tests/execute.py $(ALL)
+	$(BIN)/pytest tests -m slow
+
+evaluate: setup ## the table of metrics (QUESTIONS=my.jsonl CORPUS=my.txt for your own; SPLIT=dev or test)
+	$(BIN)/python -m helpers.report --profile $(PROFILE) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(CORPUS),--corpus $(CORPUS)) $(if $(SPLIT),--split $(SPLIT))
+
+hub: setup ## the original models from the Hugging Face hub, and whether the page's answer holds
+	$(BIN)/python tests/hub_answer.py
+	RERANKER_PROFILE=hub $(MAKE) run
+
+outputs: setup ## execute every notebook and commit-ready outputs into notebooks/
+	$(BIN)/python tests/execute.py $(ALL)
+	cp $(foreach n,$(ALL),build/notebooks/$(n).ipynb) notebooks/
+	$(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys "cell.metadata.execution" notebooks/*.ipynb
+
+format: setup ## format modules and notebooks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,52 @@
+"""model.tar.gz, as SageMaker wants it: a model's folder comes in, one file goes out.
+
+model.safetensors, config.json, ...   unpacked to /opt/ml/model
+code/inference.py                     what the container runs
+code/interaction_bert.py              the embedded cross-encoder's architecture
+code/requirements.txt                 what it installs first
+"""
+
+import gzip
+import os
+import tarfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# Name in code/ -> file. The embedded cross-encoder's architecture is code, and travels with it.
+CODE_FILES = {
+    "inference.py": HERE / "inference.py",
+    "interaction_bert.py": HERE.parent / "interaction_bert.py",
+    "requirements.txt": HERE / "requirements.txt",
+}
+NEVER = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib", ".pyc"}  # pickles, and leftovers
+
+
+def members(model_dir: Path) -> dict[str, Path]:
+    """Name in the archive -> file, sorted by name: weights, configuration, tokenizer, code."""
+    found = {}
+    for file in model_dir.rglob("*"):
+        name = file.relative_to(model_dir)
+        hidden = any(part.startswith((".", "__")) for part in name.parts)
+        if file.is_file() and not hidden and name.parts[0] != "code" and file.suffix not in NEVER:
+            found[name.as_posix()] = file
+    if not any(name.endswith(".safetensors") for name in found):
+        raise FileNotFoundError(f"{model_dir} holds no .safetensors weights to package.")
+    return dict(
+        sorted((found | {f"code/{name}": file for name, file in CODE_FILES.items()}).items())
+    )
+
+
+def package(model_dir: str | os.PathLike, target: str | os.PathLike = "model.tar.gz") -> Path:
+    """Write the archive. The same input gives the same bytes: no time, owner or file order."""
+    target = Path(target)
+    with (
+        target.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name, file in members(Path(model_dir)).items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = file.stat().st_size, 0o644
+            with file.open("rb") as content:
+                archive.addfile(entry, content)
+    return target

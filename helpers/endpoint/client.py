@@ -1,0 +1,221 @@
+"""A cross-encoder that is a SageMaker endpoint: (query, passage) pairs go in, scores come out.
+
+Built on langchain_core and boto3 alone. It goes wherever LangChain takes a cross-encoder:
+
+    CrossEncoderReranker(model=EndpointCrossEncoder(endpoint_name="reranker"), top_n=3)
+"""
+
+import json
+import math
+import random
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+)
+from langchain_core.cross_encoders import BaseCrossEncoder
+
+MAX_BYTES = 6_000_000  # of the 6,291,456 that a real-time endpoint takes; serverless takes 4 MiB
+ENVELOPE = len(b'{"text_pairs": []}')
+LOST = (HTTPClientError, ConnectionError, IncompleteReadError)
+
+
+class EndpointError(RuntimeError):
+    """A request failed. `pairs` is the range of positions, in your list, of the failed part."""
+
+    def __init__(self, message: str, pairs: range):
+        self.pairs = pairs
+        super().__init__(f"pairs {pairs.start} to {pairs.stop - 1}: {message}")
+
+
+class EndpointRefused(EndpointError):
+    """The endpoint or AWS found the request wrong; sending it again would not help."""
+
+
+class EndpointUnavailable(EndpointError):
+    """Throttled, overloaded or broken, still so after every retry."""
+
+
+class EndpointBadAnswer(EndpointError):
+    """An answer came that is not one finite score a pair."""
+
+
+class BaseOrderWarning(UserWarning):
+    """The endpoint failed and the documents keep the base retriever's order."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A slice of the request that fits into one call."""
+
+    pairs: range
+    body: bytes
+
+
+class EndpointCrossEncoder(BaseCrossEncoder):
+    """Scores pairs on a SageMaker endpoint, in parts, in order, none lost.
+
+    endpoint_name: the endpoint's name.
+    client: a "sagemaker-runtime" client to use as it is; or else
+    session, region_name: where to make one from (default: boto3's usual look-up).
+    max_pairs, max_bytes: the largest part. 128 pairs of 512 tokens are seconds on a CPU, and
+        the endpoint waits 60 s; parts are also what runs in parallel.
+    max_concurrency: parts under way at once.
+    attempts: how often a part is tried while the trouble can pass.
+    on_error: "raise", or "base_order" to warn and answer -1, -2, -3, ..., which keeps the
+        documents in the order in which they came.
+    """
+
+    def __init__(
+        self,
+        endpoint_name: str,
+        *,
+        client: Any = None,
+        session: boto3.Session | None = None,
+        region_name: str | None = None,
+        max_pairs: int = 128,
+        max_bytes: int = MAX_BYTES,
+        max_concurrency: int = 4,
+        attempts: int = 4,
+        on_error: str = "raise",
+    ):
+        if on_error not in ("raise", "base_order"):
+            raise ValueError(f'on_error is {on_error!r}: expected "raise" or "base_order".')
+        if min(max_pairs, max_bytes, max_concurrency, attempts) < 1:
+            raise ValueError("max_pairs, max_bytes, max_concurrency and attempts start at 1.")
+        self.endpoint_name, self.on_error = endpoint_name, on_error
+        self.max_pairs, self.max_bytes = max_pairs, max_bytes
+        self.max_concurrency, self.attempts = max_concurrency, attempts
+        self.client = client or (session or boto3.Session()).client(
+            "sagemaker-runtime",
+            region_name=region_name,
+            config=Config(
+                # botocore retries throttling, 5xx and lost connections; what the container
+                # itself answers comes as a 424, which `call` below retries.
+                retries={"mode": "standard", "total_max_attempts": attempts},
+                max_pool_connections=max_concurrency,
+                connect_timeout=5,
+                read_timeout=70,  # the endpoint gives up after 60
+            ),
+        )
+
+    def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """One score a pair, in order. Raises EndpointError, or falls back: see on_error."""
+        pairs = [check(position, pair) for position, pair in enumerate(text_pairs)]
+        try:
+            return self.score_parts(list(self.split(pairs)))
+        except EndpointError as error:
+            if self.on_error == "raise":
+                raise
+            message = f"The reranker failed, documents keep the base order. {error}"
+            warnings.warn(message, BaseOrderWarning, stacklevel=2)
+            return [-float(position) for position in range(1, len(pairs) + 1)]
+
+    def split(self, pairs: list[tuple[str, str]]) -> Iterator[Part]:
+        """Consecutive parts within max_pairs and max_bytes; each pair in exactly one."""
+        start, texts, size = 0, [], ENVELOPE
+        for position, pair in enumerate(pairs):
+            text = json.dumps(list(pair)).encode()
+            if ENVELOPE + len(text) > self.max_bytes:
+                message = f"{len(text):,} bytes of JSON; a request takes {self.max_bytes:,}."
+                raise EndpointRefused(message, range(position, position + 1))
+            if texts and (len(texts) == self.max_pairs or size + len(text) > self.max_bytes):
+                yield self.part(start, texts)
+                start, texts, size = position, [], ENVELOPE
+            texts.append(text)
+            size += len(text) + len(b", ")
+        if texts:
+            yield self.part(start, texts)
+
+    @staticmethod
+    def part(start: int, texts: list[bytes]) -> Part:
+        body = b'{"text_pairs": [' + b", ".join(texts) + b"]}"
+        return Part(range(start, start + len(texts)), body)
+
+    def score_parts(self, parts: list[Part]) -> list[float]:
+        """All parts' scores, joined in order; the first failure stops what has not begun."""
+        if len(parts) <= 1:
+            return [score for part in parts for score in self.call(part, threading.Event())]
+        given_up = threading.Event()
+        pool = ThreadPoolExecutor(min(self.max_concurrency, len(parts)), "endpoint")
+        try:
+            calls = [pool.submit(self.call, part, given_up) for part in parts]
+            done, _ = wait(calls, return_when=FIRST_EXCEPTION)
+            failed = [call for call in calls if call in done and call.exception()]
+            if failed:
+                raise failed[0].exception()
+            return [score for call in calls for score in call.result()]
+        finally:
+            given_up.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def call(self, part: Part, given_up: threading.Event) -> list[float]:
+        """One part's scores, tried again while the container's trouble can pass."""
+        for attempt in range(1, self.attempts + 1):
+            try:
+                answer = self.client.invoke_endpoint(
+                    EndpointName=self.endpoint_name,
+                    Body=part.body,
+                    ContentType="application/json",
+                    Accept="application/json",
+                )
+                return self.read(answer["Body"].read(), part)
+            except (ClientError, BotoCoreError) as error:
+                failure, again = describe(error, part)
+                # Exponential, with jitter: clients that failed together shall not return so.
+                seconds = random.uniform(0.5, 1.0) * min(0.5 * 2**attempt, 8.0)
+                if not again or attempt == self.attempts or given_up.wait(seconds):
+                    raise failure from error
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    @staticmethod
+    def read(body: bytes, part: Part) -> list[float]:
+        """The scores, counted and checked: zip() in a reranker would lose documents silently."""
+        try:
+            scores = [float(score) for score in json.loads(body)["scores"]]
+        except (ValueError, KeyError, TypeError):
+            raise EndpointBadAnswer('no JSON {"scores": [numbers]} came.', part.pairs) from None
+        if len(scores) != len(part.pairs):
+            message = f"{len(scores)} scores came for {len(part.pairs)} pairs."
+            raise EndpointBadAnswer(message, part.pairs)
+        if not all(map(math.isfinite, scores)):
+            raise EndpointBadAnswer("a score is not a finite number.", part.pairs)
+        return scores
+
+
+def check(position: int, pair: object) -> tuple[str, str]:
+    """The pair, if it is one: a string of two characters would unpack into one too."""
+    if isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, str) for t in pair):
+        return pair[0], pair[1]
+    raise TypeError(f"pair {position} is {pair!r:.80}: expected (query, passage), two strings.")
+
+
+def describe(error: ClientError | BotoCoreError, part: Part) -> tuple[EndpointError, bool]:
+    """The error with the part that failed, and whether `call` should try again.
+
+    It should where the container had the trouble, or lost the connection while it answered:
+    botocore does not retry those. All else botocore has retried already, where that helps.
+    """
+    if not isinstance(error, ClientError):
+        kind = EndpointUnavailable if isinstance(error, LOST) else EndpointRefused
+        return kind(str(error), part.pairs), isinstance(error, IncompleteReadError)
+    code = error.response["Error"]["Code"]
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    message, ours = str(error), code in ("ModelError", "ModelNotReadyException")
+    if code == "ModelError":
+        status = error.response.get("OriginalStatusCode", 0)  # 0: no answer within 60 s
+        message = f"the container answered {status}: {error.response.get('OriginalMessage', '')}"
+    passing = status in (0, 429) or status >= 500 or "Throttl" in code
+    kind = EndpointUnavailable if passing else EndpointRefused
+    return kind(message, part.pairs), ours and passing

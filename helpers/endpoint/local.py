@@ -1,0 +1,161 @@
+"""A SageMaker endpoint on this machine: a model's folder comes in, an address comes out.
+
+    with local_endpoint("data/reranker") as endpoint:
+        with endpoint.environment():
+            cross_encoder = SagemakerEndpointCrossEncoder(
+                endpoint_name=endpoint.name, region_name=endpoint.region
+            )
+
+It is the model server that the SageMaker containers run, with the code that they run, behind
+a front that speaks like the SageMaker runtime. No Docker, no root, no AWS account.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers.endpoint.archive import CODE_FILES
+
+HERE = Path(__file__).parent
+SOCKET_PATH = 100  # bytes that a Unix socket's path may have, with room
+
+
+class EndpointStartError(RuntimeError):
+    """The local endpoint did not start; the message ends with the server's last lines."""
+
+
+@dataclass(frozen=True)
+class LocalEndpoint:
+    """A running endpoint.
+
+    url: what AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME (or boto3's endpoint_url) takes.
+    container_url: the model server itself, which answers on /invocations as in a container.
+    """
+
+    name: str
+    url: str
+    container_url: str
+    folder: Path = field(repr=False)
+    server: int = field(repr=False)
+    region: str = "us-east-1"
+
+    def client(self, **config):
+        """A boto3 client for this endpoint; `config` goes to botocore's Config."""
+        import boto3
+        from botocore.config import Config
+
+        session = boto3.Session("local", "local", region_name=self.region)
+        config = Config(proxies={}, **config)
+        return session.client("sagemaker-runtime", endpoint_url=self.url, config=config)
+
+    @contextlib.contextmanager
+    def environment(self) -> Iterator[None]:
+        """Within the block, boto3 clients that are made reach this endpoint and not AWS."""
+        ours = {
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.url,
+            "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "NO_PROXY": "127.0.0.1," + os.environ.get("NO_PROXY", ""),
+        }
+        hidden = {name: os.environ.pop(name, None) for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN")}
+        before = hidden | {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+    def log(self) -> str:
+        """What the model server and the model's worker have said so far."""
+        files = [self.folder / name for name in ("server.log", "model_log.log")]
+        return "\n".join(file.read_text(errors="replace") for file in files if file.exists())
+
+
+def lay_out(model_dir: Path, folder: Path) -> None:
+    """`folder/model` as an unpacked archive: links to the weights, and code/ beside them.
+
+    A model_dir that is an unpacked archive is served with the code that it contains.
+    """
+    if not (model_dir / "config.json").exists() and not (model_dir / "modules.json").exists():
+        raise FileNotFoundError(f"{model_dir} holds no model: expected config.json in it.")
+    skip = shutil.ignore_patterns(".*", "__pycache__")
+    shutil.copytree(model_dir.resolve(), folder / "model", copy_function=os.symlink, ignore=skip)
+    code = folder / "model" / "code"
+    if not (code / "inference.py").exists():
+        code.mkdir(exist_ok=True)
+        for name, file in CODE_FILES.items():
+            (code / name).symlink_to(file)
+
+
+def start_supervisor(settings: dict, folder: Path) -> subprocess.Popen:
+    """The process that runs the servers; it ends them when its standard input closes."""
+    paths = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+    with (folder / "supervisor.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "helpers.endpoint.supervisor", json.dumps(settings)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches us and not the servers: we end them
+        )
+
+
+def stop(supervisor: subprocess.Popen, server: int | None) -> None:
+    """Let the supervisor clean up; if it does not or cannot, end the servers from here."""
+    supervisor.stdin.close()
+    try:
+        supervisor.wait(30)
+    except subprocess.TimeoutExpired:
+        supervisor.kill()
+        supervisor.wait()
+    supervisor.stdout.close()
+    if server is not None and supervisor.returncode != 0:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(server, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def local_endpoint(
+    model_dir: str | os.PathLike,
+    name: str = "reranker",
+    *,
+    workers: int = 1,
+    environment: dict[str, str] | None = None,
+    start_seconds: float = 120.0,
+) -> Iterator[LocalEndpoint]:
+    """Serve the cross-encoder in `model_dir` until the block is left, in whatever way.
+
+    `environment` holds the container's settings (RERANKER_PRECISION and its like). `workers`
+    are processes, each with its copy of the model. Raises EndpointStartError.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="rerank-")).resolve()
+    supervisor, report = None, {}
+    try:
+        if len(os.fsencode(folder / ".mms.sock.9000")) > SOCKET_PATH:
+            raise EndpointStartError(f"{folder} is too long for a socket: set a shorter TMPDIR.")
+        lay_out(Path(model_dir), folder)
+        settings = {"folder": str(folder), "name": name, "workers": workers}
+        settings |= {"seconds": start_seconds, "environment": environment or {}}
+        supervisor = start_supervisor(settings, folder)
+        report = json.loads(supervisor.stdout.readline() or "{}")
+        if "url" not in report:
+            log = folder / "supervisor.log"
+            said = report.get("log") or (log.read_text() if log.exists() else "")
+            problem = report.get("problem", "its process ended")
+            raise EndpointStartError(f"The endpoint did not start: {problem}.\n{said}")
+        yield LocalEndpoint(name, folder=folder, **report)
+    finally:
+        if supervisor is not None:
+            stop(supervisor, report.get("server"))
+        shutil.rmtree(folder, ignore_errors=True)

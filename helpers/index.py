@@ -1,0 +1,160 @@
+"""From a text to a searchable index: text -> chunks -> vectors -> FAISS.
+
+A text file and a LangChain embedding model come in, a LangChain `FAISS` store goes out. Notebook 01
+builds the same index step by step; this is the form that a product would keep, with a progress bar
+and an optional folder that makes the second start quick.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+
+import faiss
+import numpy as np
+from langchain_community.docstore.in_memory import InMemoryDocstore
+from langchain_community.document_loaders import TextLoader
+from langchain_community.vectorstores import FAISS
+from langchain_community.vectorstores.utils import DistanceStrategy
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_text_splitters import RecursiveCharacterTextSplitter
+from tqdm.auto import tqdm
+
+PROBE = "Which model made these vectors?"
+
+
+def split_text(
+    corpus: str | Path, *, chunk_size: int = 500, chunk_overlap: int = 100
+) -> list[Document]:
+    """Split a UTF-8 text file into chunks that remember where they start.
+
+    Returns:
+        Documents whose `metadata["start_index"]` is the character offset in the text.
+
+    Raises:
+        ValueError: The file holds no text, or is not UTF-8.
+    """
+    try:
+        documents = TextLoader(str(corpus), encoding="utf-8").load()
+    except RuntimeError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            raise ValueError(f"{corpus} is not UTF-8 text: {error.__cause__}") from error
+        raise
+    splitter = RecursiveCharacterTextSplitter(
+        chunk_size=chunk_size, chunk_overlap=chunk_overlap, add_start_index=True
+    )
+    chunks = splitter.split_documents(documents)
+    if not chunks:
+        raise ValueError(f"{corpus} holds no text to index")
+    return chunks
+
+
+def build_index(
+    corpus: str | Path,
+    embeddings: Embeddings,
+    *,
+    chunk_size: int = 500,
+    chunk_overlap: int = 100,
+    distance_strategy: DistanceStrategy = DistanceStrategy.MAX_INNER_PRODUCT,
+    folder: str | Path | None = None,
+    show_progress: bool = True,
+) -> FAISS:
+    """Load, split and embed `corpus`, and index its chunks.
+
+    Args:
+        corpus: A UTF-8 text file.
+        embeddings: Any LangChain embedding model.
+        chunk_size: Characters in a chunk, at most.
+        chunk_overlap: Characters that neighbouring chunks may share.
+        distance_strategy: The distance that the embedding model was trained for.
+        folder: Keep the index here (`index.faiss`, `documents.json`, `manifest.json`; nothing is
+            pickled) and reuse it. It is built anew when the text, the splitter, the model or the
+            distance has changed, and, with a warning, when the files are damaged.
+        show_progress: Show a progress bar while embedding.
+
+    Raises:
+        ValueError: The file holds no text, or is not UTF-8.
+    """
+    chunks = split_text(corpus, chunk_size=chunk_size, chunk_overlap=chunk_overlap)
+    manifest = {
+        "chunks": _sha256(
+            json.dumps([[c.page_content, c.metadata["start_index"]] for c in chunks])
+        ),
+        "model": str(getattr(embeddings, "model_name", type(embeddings).__name__)),
+        "probe": [float(x) for x in embeddings.embed_query(PROBE)],
+        "distance_strategy": distance_strategy.name,
+    }
+    if folder is not None:
+        stored = _load_index(Path(folder), manifest, embeddings, distance_strategy)
+        if stored is not None:
+            return stored
+    texts = [chunk.page_content for chunk in chunks]
+    vectors = []
+    for start in tqdm(range(0, len(texts), 32), desc="Embedding", disable=not show_progress):
+        vectors.extend(embeddings.embed_documents(texts[start : start + 32]))
+    store = FAISS.from_embeddings(
+        zip(texts, vectors, strict=True),
+        embeddings,
+        metadatas=[chunk.metadata for chunk in chunks],
+        ids=[str(number) for number in range(len(chunks))],
+        distance_strategy=distance_strategy,
+    )
+    if folder is not None:
+        _save_index(Path(folder), manifest, store, chunks)
+    return store
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _save_index(folder: Path, manifest: dict, store: FAISS, chunks: list[Document]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    index = bytes(faiss.serialize_index(store.index))
+    documents = json.dumps([chunk.model_dump() for chunk in chunks], indent=0)
+    manifest = manifest | {
+        "index_sha256": hashlib.sha256(index).hexdigest(),
+        "documents_sha256": _sha256(documents),
+    }
+    # The manifest goes last and by rename: a folder cut off half-way has none that fits its files.
+    (folder / "index.faiss").write_bytes(index)
+    (folder / "documents.json").write_text(documents, encoding="utf-8")
+    temporary = folder / f"manifest.json.{os.getpid()}"
+    temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    temporary.replace(folder / "manifest.json")
+
+
+def _load_index(
+    folder: Path, expected: dict, embeddings: Embeddings, distance_strategy: DistanceStrategy
+) -> FAISS | None:
+    """Return the stored index, or None where there is none that fits `expected`."""
+    if not (folder / "manifest.json").exists():
+        return None
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        same = all(manifest[key] == expected[key] for key in expected if key != "probe")
+        probe, now = np.array(manifest["probe"], dtype=float), np.array(expected["probe"])
+        # Another processor rounds differently; other weights under the same name differ by more.
+        if not same or probe.shape != now.shape or not np.allclose(probe, now, atol=1e-3):
+            return None
+        index = (folder / "index.faiss").read_bytes()
+        documents = (folder / "documents.json").read_text(encoding="utf-8")
+        if hashlib.sha256(index).hexdigest() != manifest["index_sha256"]:
+            raise ValueError("index.faiss is not the file that was written")
+        if _sha256(documents) != manifest["documents_sha256"]:
+            raise ValueError("documents.json is not the file that was written")
+        chunks = [Document(**fields) for fields in json.loads(documents)]
+        faiss_index = faiss.deserialize_index(np.frombuffer(index, dtype=np.uint8))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        warnings.warn(f"the index in {folder} is damaged and is built anew: {error}", stacklevel=3)
+        return None
+    ids = [str(number) for number in range(len(chunks))]
+    return FAISS(
+        embeddings,
+        faiss_index,
+        InMemoryDocstore(dict(zip(ids, chunks, strict=True))),
+        dict(enumerate(ids)),
+        distance_strategy=distance_strategy,
+    )

@@ -1,0 +1,94 @@
+"""From candidates to ranked documents: a cross-encoder scores each, and the scores are kept.
+
+LangChain's `CrossEncoderReranker` throws the scores away and pairs them with the documents without
+counting. `ScoringReranker` fits the same place (`ContextualCompressionRetriever`), keeps the score
+and the rank that each document came from, and refuses scores that cannot be trusted.
+"""
+
+import math
+from collections.abc import Sequence
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.runnables import Runnable, RunnableLambda
+from pydantic import ConfigDict, PositiveInt
+
+
+class ScoringReranker(BaseDocumentCompressor):
+    """Rerank documents with a cross-encoder and say how each one scored.
+
+    The documents that come back are copies, best first, with `metadata["relevance_score"]` (the
+    cross-encoder's score, a float) and `metadata["base_rank"]` (the rank in the input, from 1).
+    Documents of equal score keep their order.
+
+    Attributes:
+        model: Any LangChain cross-encoder.
+        top_n: How many documents to return at most; None returns all.
+        score_threshold: Return only documents that score at least this; None returns all. Scores
+            of two models share no scale, so a threshold belongs to one model.
+    """
+
+    model: BaseCrossEncoder
+    top_n: PositiveInt | None = None
+    score_threshold: float | None = None
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Score every document against `query` and return the best.
+
+        Raises:
+            ValueError: The model returned another number of scores than it was given pairs, or a
+                score that is not a number.
+        """
+        if not documents:
+            return []
+        scores = self._scorer().invoke(_pairs(query, documents), {"callbacks": callbacks})
+        return self._ranked(documents, scores)
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Do what `compress_documents` does, the scoring in a thread of its own."""
+        if not documents:
+            return []
+        scores = await self._scorer().ainvoke(_pairs(query, documents), {"callbacks": callbacks})
+        return self._ranked(documents, scores)
+
+    def _scorer(self) -> Runnable:
+        # As a runnable, the scoring is a step of its own in a trace, and callbacks see it.
+        return RunnableLambda(
+            lambda pairs: [float(score) for score in self.model.score(pairs)],
+            name=type(self.model).__name__,
+        )
+
+    def _ranked(self, documents: Sequence[Document], scores: list[float]) -> list[Document]:
+        if len(scores) != len(documents):
+            raise ValueError(
+                f"{type(self.model).__name__} returned {len(scores)} scores for "
+                f"{len(documents)} documents; one score a document is needed, in the same order"
+            )
+        for rank, score in enumerate(scores, start=1):
+            if math.isnan(score):
+                raise ValueError(
+                    f"{type(self.model).__name__} returned NaN for the document of rank {rank}; "
+                    "an order with NaN in it means nothing"
+                )
+        ranked = [
+            document.model_copy(
+                update={
+                    "metadata": document.metadata | {"relevance_score": score, "base_rank": rank}
+                }
+            )
+            for rank, (document, score) in enumerate(zip(documents, scores, strict=True), start=1)
+            if self.score_threshold is None or score >= self.score_threshold
+        ]
+        ranked.sort(key=lambda document: -document.metadata["relevance_score"])
+        return ranked[: self.top_n]
+
+
+def _pairs(query: str, documents: Sequence[Document]) -> list[tuple[str, str]]:
+    return [(query, document.page_content) for document in documents]
