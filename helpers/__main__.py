@@ -14,6 +14,7 @@ def main() -> None:
     parser.add_argument("--profile", help="embedded (the default) or hub")
     parser.add_argument("-k", type=int, default=20, help="candidates from vector search")
     parser.add_argument("--top-n", type=int, default=3, help="passages to show")
+    parser.add_argument("--plot", help="also draw the rank changes into this file (svg, png)")
     arguments = parser.parse_args()
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -33,17 +34,20 @@ def main() -> None:
         distance_strategy=profile.distance_strategy,
     )
     docs = index.similarity_search(arguments.question, k=arguments.k)
-    reranker = ScoringReranker(
-        model=HuggingFaceCrossEncoder(model_name=profile.reranker_model), top_n=arguments.top_n
-    )
+    reranker = ScoringReranker(model=HuggingFaceCrossEncoder(model_name=profile.reranker_model))
     reranked = reranker.compress_documents(docs, arguments.question)
+    if arguments.plot:
+        from helpers import plot_rank_changes
+
+        figure = plot_rank_changes(reranked, arguments.top_n, title=arguments.question)
+        figure.savefig(arguments.plot, metadata={"Date": None} if "svg" in arguments.plot else None)
 
     print(f"\n{'=' * 100}\nQuestion: {arguments.question}\n{'=' * 100}")
     print(f"\nVector search puts these {arguments.top_n} of {len(docs)} candidates first:\n")
     for rank, doc in enumerate(docs[: arguments.top_n], start=1):
         print(f"{rank}. {doc.page_content}\n")
     print(f"The cross-encoder reads all {len(docs)} and puts these first:\n")
-    for rank, doc in enumerate(reranked, start=1):
+    for rank, doc in enumerate(reranked[: arguments.top_n], start=1):
         score, before = doc.metadata["relevance_score"], doc.metadata["base_rank"]
         print(f"{rank}. (score {score:.2f}, was rank {before}) {doc.page_content}\n")
 

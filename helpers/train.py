@@ -171,8 +171,8 @@ def soften(lists: Dataset, bi_encoder: SentenceTransformer, share: float, temper
     """Replace 0/1 labels by target logits: the label mixed with the untrained model's view.
 
     The untrained model is MaxSim plus a quarter of the cosine over the bi-encoder's own token
-    vectors (`helpers.interaction_bert` starts there). Its share of the target keeps what it knows of
-    paraphrase, and gives unlabelled answers among the negatives their due.
+    vectors (`helpers.interaction_bert` starts there). Its share of the target keeps what it knows
+    of paraphrase, and gives unlabelled answers among the negatives their due.
     """
     texts = sorted({*lists["query"], *(doc for docs in lists["docs"] for doc in docs)}, key=len)
     vectors = {}
@@ -284,6 +284,19 @@ def _has_bfloat16() -> bool:
     return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
+def average(model: CrossEncoder, start: CrossEncoder, share: float) -> None:
+    """Set each weight to `share` of its own value and the rest of the start model's.
+
+    Averaging with the weights that training began from keeps most of what was learned and gives
+    back what was lost on questions of another kind (WiSE-FT: Wortsman et al., 2022,
+    https://arxiv.org/abs/2109.01903).
+    """
+    begun = start.model.state_dict()
+    with torch.no_grad():
+        for name, weight in model.model.state_dict().items():
+            weight.lerp_(begun[name].to(weight), 1 - share)
+
+
 def calibrate(
     model: CrossEncoder, evaluator: CrossEncoderRerankingEvaluator
 ) -> tuple[float, float]:
@@ -349,6 +362,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--squad", type=int, default=3000, help="SQuAD questions beside our own")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--average", type=float, default=0.5, help="share of the trained weights")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -379,6 +393,8 @@ def main() -> None:
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
     )
+    trained = evaluator(model)["dev_ndcg@10"]
+    average(model, CrossEncoder(str(arguments.work / "start")), arguments.average)
     after = evaluator(model)["dev_ndcg@10"]
     factor, offset = calibrate(model, evaluator)
     record = {
@@ -388,12 +404,17 @@ def main() -> None:
             for file in FILES.values()
         },
         "arguments": {k: v for k, v in vars(arguments).items() if not isinstance(v, Path)},
-        "dev nDCG@10": {"before": round(before, 4), "after": round(after, 4)},
+        "dev nDCG@10": {
+            "start": round(before, 4),
+            "best checkpoint": round(trained, 4),
+            "averaged": round(after, 4),
+        },
         "calibration": {"factor": round(factor, 4), "offset": round(offset, 4)},
         "log": log,
     }
     save(model, arguments.out, (DATA / "model_card.md").read_text(encoding="utf-8"), record)
-    print(f"dev nDCG@10: {before:.3f} before, {after:.3f} after; saved to {arguments.out}")
+    print(f"dev nDCG@10: {before:.3f} start, {trained:.3f} trained, {after:.3f} averaged")
+    print(f"saved to {arguments.out}")
 
 
 if __name__ == "__main__":
