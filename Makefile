@@ -3,13 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_ARGS ?=
 NOTEBOOKS ?= 01_base_retriever 02_cross_encoder_rerank 03_sagemaker_endpoint
 PROFILE ?= embedded
+DATA ?= ../shared/data
 BIN := .venv/bin
 ALL := $(basename $(notdir $(wildcard notebooks/[0-9]*.ipynb)))
 
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup run lab test evaluate hub outputs format
+.PHONY: help setup run lab test evaluate bench results hub outputs format
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' Makefile
@@ -43,6 +44,18 @@ test: setup ## everything that CI runs
 
 evaluate: setup ## the table of metrics (QUESTIONS=my.jsonl CORPUS=my.txt for your own; SPLIT=dev or test)
 	$(BIN)/python -m helpers.report --profile $(PROFILE) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(CORPUS),--corpus $(CORPUS)) $(if $(SPLIT),--split $(SPLIT))
+
+bench: setup ## the time of twenty chunks, beside bge-reranker-base's shape
+	$(BIN)/python -m helpers.bench
+
+results: setup ## measure anew what data/results holds (DATA=folder with speeches/ and scifact/)
+	$(BIN)/python -m helpers.report --split dev > data/results/address_dev.txt
+	$(BIN)/python -m helpers.report --split test > data/results/address_test.txt
+	$(BIN)/python -m helpers.bench > data/results/bench.txt
+	$(BIN)/python -m helpers.sweep
+	test ! -d "$(DATA)" || $(BIN)/python -m helpers.report --corpus $(DATA)/speeches/state_of_the_union_2022.txt --questions data/judgements_state_of_the_union_2022.jsonl > data/results/state_of_the_union_2022.txt
+	{ git describe --always --dirty --exclude '*'; sha256sum data/reranker/model.safetensors; nproc; uname -m; $(BIN)/pip freeze | grep -E '^(torch|transformers|sentence-transformers|faiss-cpu|langchain-core)=='; } > data/results/made_on.txt
+	test ! -d "$(DATA)" || $(BIN)/python -m helpers.beir $(DATA)/scifact --bf16 --out data/results/scifact.json
 
 hub: setup ## the original models from the Hugging Face hub, and whether the page's answer holds
 	$(BIN)/python tests/hub_answer.py

@@ -42,13 +42,17 @@ def rank_changes(docs: Sequence[Document], width: int = 60) -> pd.DataFrame:
                 "rank changes are drawn from what ScoringReranker returns"
             )
         before = doc.metadata["base_rank"]
+        text = " ".join(doc.page_content.split())
+        passage = textwrap.shorten(text, width, placeholder="...")
+        if passage == "..." and text != "...":  # a text without spaces: Chinese, Japanese
+            passage = text[: width - 3] + "..."
         rows.append(
             {
                 "rank": rank,
                 "base_rank": before,
                 "gained": before - rank,
                 "score": round(doc.metadata["relevance_score"], 2),
-                "passage": textwrap.shorten(doc.page_content, width, placeholder="..."),
+                "passage": passage,
             }
         )
     columns = ["rank", "base_rank", "gained", "score", "passage"]

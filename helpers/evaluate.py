@@ -56,7 +56,7 @@ def load_judgements(path: str | Path, text: str, split: str | None = None) -> li
     """
     questions: list[Question] = []
     seen: set[str] = set()
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

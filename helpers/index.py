@@ -92,7 +92,8 @@ def build_index(
             return stored
     texts = [chunk.page_content for chunk in chunks]
     vectors = []
-    for start in tqdm(range(0, len(texts), 32), desc="Embedding", disable=not show_progress):
+    progress = {} if show_progress else {"disable": True}  # {}: TQDM_DISABLE still counts
+    for start in tqdm(range(0, len(texts), 32), desc="Embedding", **progress):
         vectors.extend(embeddings.embed_documents(texts[start : start + 32]))
     store = FAISS.from_embeddings(
         zip(texts, vectors, strict=True),

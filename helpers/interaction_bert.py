@@ -64,8 +64,8 @@ class InteractionBertForSequenceClassification(BertPreTrainedModel):
     """Score (question, passage) pairs: one logit a pair."""
 
     config_class = InteractionBertConfig
-    # The bias across texts is added to attention logits, which only the plain implementation takes.
-    _supports_sdpa = False
+    # The bias across texts is added to attention logits: flash and flex kernels do not take that.
+    _supports_sdpa = True
     _supports_flash_attn = False
     _supports_flex_attn = False
 
@@ -159,20 +159,20 @@ class InteractionBertForSequenceClassification(BertPreTrainedModel):
         )
 
     def _score(self, hidden, question, passage):
+        weight = self.token_weight(hidden).squeeze(-1).float()
+        joint = self.joint(hidden[:, 0]).squeeze(-1).float()
         hidden = hidden.float()
         unit = normalize(hidden, dim=-1)
         similarity = unit @ unit.transpose(1, 2)
         best = similarity.masked_fill(~passage[:, None], -1.0).max(2).values
-        weight = self.token_weight(hidden).squeeze(-1).masked_fill(~question, -1e4).softmax(1)
+        weight = weight.masked_fill(~question, -1e4).softmax(1)
         max_similarity = (weight * best).sum(1)
         first, second = (
             normalize((hidden * part[..., None]).sum(1), dim=-1) for part in (question, passage)
         )
         cosine = (first * second).sum(1)
         # One factor, so that a temperature found later is set in one place.
-        similarity = (
-            max_similarity + self.cosine_weight * cosine + self.joint(hidden[:, 0]).squeeze(-1)
-        )
+        similarity = max_similarity + self.cosine_weight * cosine + joint
         return (self.config.scale * self.scale * (similarity + self.shift))[:, None]
 
 
@@ -188,7 +188,7 @@ def from_bi_encoder(bi_encoder: str | Path, folder: str | Path, **shape) -> Cros
     settings = {
         k: v
         for k, v in backbone.config.to_dict().items()
-        if k not in ("model_type", "architectures")
+        if k not in ("model_type", "architectures", "id2label", "label2id")
     }
     model = InteractionBertForSequenceClassification(
         InteractionBertConfig(**settings, **shape, num_labels=1)

@@ -82,6 +82,8 @@ def verify_files(folder: str | Path, record: str = "revision.json") -> None:
     folder = Path(folder)
     try:
         expected = json.loads((folder / record).read_text(encoding="utf-8"))["sha256"]
+        if not isinstance(expected, dict):
+            raise TypeError("sha256 must be an object of file names and hashes")
     except FileNotFoundError:
         raise ProfileError(
             f"no {record} in {folder}: the model is missing; `git checkout -- data` brings it back"
@@ -91,7 +93,7 @@ def verify_files(folder: str | Path, record: str = "revision.json") -> None:
     found = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != record
+        if path.is_file() and path != folder / record
     }
     if found != set(expected):
         raise ProfileError(
@@ -147,7 +149,6 @@ def _embedded() -> Profile:
 
 def _hub() -> Profile:
     import pooch
-    from huggingface_hub import snapshot_download
 
     cache = Path(os.environ.get("RERANKER_CACHE") or pooch.os_cache("cross-encoder-reranking"))
     try:
@@ -167,26 +168,37 @@ def _hub() -> Profile:
             f"the speech could not be downloaded from {HUB_CORPUS_URL}: {error}. The profile "
             "`hub` needs the network once; the profile `embedded` never does"
         ) from error
-    models = []
-    for repository, revision in (HUB_EMBEDDING, HUB_RERANKER):
-        try:
-            # The weights once, as safetensors: the hub keeps several formats beside each other.
-            models.append(
-                snapshot_download(
-                    repository,
-                    revision=revision,
-                    allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"],
-                    ignore_patterns=["onnx/*", "openvino/*"],
-                )
-            )
-        except Exception as error:
-            raise ProfileError(
-                f"{repository} at revision {revision} could not be had from the Hugging Face hub: "
-                f"{error}. The profile `hub` needs the network once (or a filled HF_HOME cache); "
-                "the profile `embedded` never does"
-            ) from error
+    models = [_snapshot(*HUB_EMBEDDING), _snapshot(*HUB_RERANKER)]
     judgements = DATA / "judgements_state_of_the_union_2022.jsonl"
     return Profile("hub", Path(corpus), judgements, *models)
+
+
+def _snapshot(repository: str, revision: str) -> str:
+    """Return the folder of a model from the Hugging Face cache, downloaded first if it must be."""
+    from huggingface_hub import snapshot_download
+
+    # The weights once, as safetensors: the hub keeps several formats beside each other.
+    wanted = {
+        "revision": revision,
+        "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],
+        "ignore_patterns": ["onnx/*", "openvino/*"],
+    }
+    fault: object = "config.json or the safetensors weights are missing from the download"
+    for local_files_only in (True, False):
+        try:
+            folder = Path(
+                snapshot_download(repository, local_files_only=local_files_only, **wanted)
+            )
+        except Exception as error:
+            fault = error
+            continue
+        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            return str(folder)
+    raise ProfileError(
+        f"{repository} at revision {revision} could not be had from the Hugging Face hub: "
+        f"{fault}. The profile `hub` needs the network once (or a filled HF_HOME cache); "
+        "the profile `embedded` never does"
+    )
 
 
 _LOADERS = {"embedded": _embedded, "hub": _hub}

@@ -53,6 +53,22 @@ class ChunkAndSentence(BaseCrossEncoder):
         return scores
 
 
+class Remembering(BaseCrossEncoder):
+    """Scores each pair once: two of the compared pipelines ask the model for the same pairs."""
+
+    def __init__(self, model: BaseCrossEncoder):
+        self.model = model
+        self._known: dict[tuple[str, str], float] = {}
+
+    def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Return the model's score of each pair, in order."""
+        pairs = [tuple(pair) for pair in text_pairs]
+        unknown = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        if unknown:
+            self._known |= dict(zip(unknown, self.model.score(unknown), strict=True))
+        return [self._known[pair] for pair in pairs]
+
+
 def words(text: str) -> list[str]:
     """Split a text into lower-case words, which is what BM25 matches."""
     return WORD.findall(text.lower())
@@ -73,7 +89,7 @@ def pipelines(
             base_compressor=ScoringReranker(model=model), base_retriever=base
         )
 
-    reranker = reranked(cross_encoder)
+    reranker = reranked(Remembering(cross_encoder))
     return {
         "BM25": BM25Retriever.from_documents(list(chunks), k=k, preprocess_func=words),
         "base (vectors)": base,

@@ -25,6 +25,8 @@ from helpers.endpoint.client import (
     EndpointUnavailable,
 )
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [(f"q{i}", str(i)) for i in range(50)]
 
 

@@ -16,6 +16,8 @@ from helpers.endpoint import leftovers, resources
 from helpers.endpoint.deploy import deploy, deployed_endpoint, package
 from helpers.endpoint.resources import Deployment, DeploymentError, delete
 
+pytestmark = pytest.mark.slow
+
 quiet = {"progress": lambda line: None}
 
 

@@ -1,9 +1,12 @@
 """The short form of `python -m helpers.endpoint.load`, which runs for 60 s."""
 
 import numpy as np
+import pytest
 
 from helpers.endpoint.client import EndpointCrossEncoder
 from helpers.endpoint.load import measure, requests_of
+
+pytestmark = pytest.mark.slow
 
 
 def test_eight_clients_at_once_get_right_answers_and_lose_none(endpoint, reference):

@@ -15,6 +15,8 @@ import pytest
 
 from helpers.endpoint.local import EndpointStartError, local_endpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 OWNER = """
 import sys, time
@@ -54,13 +56,16 @@ def is_listening(url: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(url.rsplit(":", 1)[1]))) == 0
 
 
+def what_is_left(folder: str, *urls: str) -> list:
+    ports = [url for url in urls if is_listening(url)]
+    return [*belonging_to(folder), *filter(os.path.exists, [folder]), *ports]
+
+
 def assert_nothing_left(folder: str, *urls: str) -> None:
     end = time.monotonic() + 20
-    while (belonging_to(folder) or Path(folder).exists()) and time.monotonic() < end:
+    while (left := what_is_left(folder, *urls)) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not belonging_to(folder)
-    assert not Path(folder).exists()
-    assert not any(is_listening(url) for url in urls)
+    assert not left
 
 
 def test_two_run_side_by_side_and_an_exception_ends_only_its_own(model_dir, endpoint):

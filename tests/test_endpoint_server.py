@@ -13,6 +13,8 @@ from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.slow
+
 README = Path(__file__).parents[1] / "helpers" / "endpoint" / "README.md"
 GOOD = ["a query", "a passage"]
 PAIRS = [(f"question {i}", "about trade and vectors " * (i + 1)) for i in range(12)]

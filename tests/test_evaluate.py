@@ -10,6 +10,7 @@ import ir_measures
 import numpy as np
 import pandas as pd
 import pytest
+from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
@@ -26,7 +27,7 @@ from helpers.evaluate import (
     to_qrels,
     to_run,
 )
-from helpers.report import table
+from helpers.report import Remembering, table
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TEXT = "Prices fall. Wages rise. The harbour opens in May, and the orchard is replanted."
@@ -381,7 +382,6 @@ def test_a_split_without_questions_is_refused(tmp_path):
         load_judgements(write(tmp_path, line(split="test")), TEXT, "tset")
 
 
-@pytest.mark.xfail(strict=True, reason="splitlines() cuts at U+2028 too, which JSON allows bare")
 @pytest.mark.parametrize("separator", ["\u2028", "\x85"])
 def test_a_line_ends_at_a_newline_only(tmp_path, separator):
     question = f"What falls?{separator}And when?"
@@ -473,3 +473,18 @@ def test_the_judgements_of_the_2022_speech_are_well_formed():
     questions = load_judgements(DATA / "judgements_state_of_the_union_2022.jsonl", "x" * 39_000)
     assert len(questions) >= 30
     assert any(question.spans for question in questions)
+
+
+def test_a_pair_is_scored_once_and_keeps_its_place():
+    asked = []
+
+    class Length(BaseCrossEncoder):
+        def score(self, text_pairs):
+            asked.extend(text_pairs)
+            return [float(len(passage)) for _, passage in text_pairs]
+
+    model = Remembering(Length())
+    assert model.score([("q", "abc"), ("q", "a"), ("q", "abc")]) == [3, 1, 3]
+    assert model.score([["q", "ab"], ("q", "a")]) == [2, 1]
+    assert asked == [("q", "abc"), ("q", "a"), ("q", "ab")]
+    assert model.score([]) == []
