@@ -167,6 +167,7 @@ def mine_lists(
     """
     draw = random.Random(0)
     pairs = [(e.question, draw.choice(e.positives)) for e in examples]
+    random.seed(0)  # mine_hard_negatives draws from Python's own generator
     mined = mine_hard_negatives(
         Dataset.from_dict({"query": [p[0] for p in pairs], "positive": [p[1] for p in pairs]}),
         bi_encoder,

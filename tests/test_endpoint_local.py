@@ -19,8 +19,10 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 OWNER = """
-import sys, time
+import signal, sys, time
 from helpers import local_endpoint
+# A shell that starts a job in the background has it ignore Ctrl-C, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with local_endpoint(sys.argv[1]) as endpoint:
     print(endpoint.folder, endpoint.url, endpoint.container_url, flush=True)
     time.sleep(600)

@@ -115,6 +115,10 @@ def test_lists_hold_the_answer_first_and_no_other_answer(examples, corpus, lists
 
 
 @pytest.mark.slow
+def test_the_same_lists_are_mined_again(examples, corpus, lists, bi_encoder):
+    assert mine_lists(examples, corpus, bi_encoder).to_list() == lists.to_list()
+
+
 def test_targets_sum_to_one_and_keep_the_answer_on_top(lists, bi_encoder):
     for row in soften(lists, bi_encoder, share=0.3, temperature=0.04):
         target = np.exp(row["labels"])
