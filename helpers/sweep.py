@@ -14,11 +14,19 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.embeddings import Embeddings
 
-from helpers.evaluate import Question, mean_interval, per_question, to_qrels
+from helpers.evaluate import (
+    Question,
+    chunk_id,
+    load_judgements,
+    mean_interval,
+    per_question,
+    to_qrels,
+)
 from helpers.index import build_index, split_text
 from helpers.profiles import DATA, Profile, load_profile
 from helpers.report import table
@@ -37,8 +45,6 @@ def rerank_all(
         Two runs (`base` and `reranked`, as `evaluate.to_run` has them) and, for each question, the
         seconds that embedding it, searching and reranking took.
     """
-    import pandas as pd
-
     reranker = ScoringReranker(model=cross_encoder)
     rows, seconds = [], []
     for question in questions:
@@ -50,7 +56,7 @@ def rerank_all(
         rows += [
             (
                 question.id,
-                str(doc.metadata["start_index"]),
+                chunk_id(doc),
                 -float(doc.metadata["base_rank"]),
                 -rank,
             )
@@ -134,8 +140,6 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     from langchain_community.cross_encoders import HuggingFaceCrossEncoder
     from langchain_huggingface import HuggingFaceEmbeddings
-
-    from helpers.evaluate import load_judgements
 
     profile = load_profile("embedded")
     text = profile.corpus.read_text(encoding="utf-8")
