@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import score
 from helpers.endpoint import inference
 
 WORDS = [
@@ -90,8 +91,8 @@ def test_a_16_bit_model_stays_within_its_tolerance(model_dir, reference, monkeyp
 def test_the_passage_is_cut_before_the_query(reranker):
     """With a query of 300 and a passage of 400 tokens the library would cut both to 254."""
     query, passage = " ".join(WORDS[:4] * 75), " ".join(WORDS[4:8] * 100)
-    tokenizer = reranker.model.tokenizer
-    limits = {"truncation": "only_second", "max_length": reranker.model.max_seq_length}
+    tokenizer = reranker.client.tokenizer
+    limits = {"truncation": "only_second", "max_length": reranker.client.max_seq_length}
     expected = tokenizer(query, passage, **limits)["input_ids"]
     fitted = tokenizer(*reranker.fit(query, passage), truncation="longest_first")["input_ids"]
     assert fitted == expected
@@ -100,7 +101,7 @@ def test_the_passage_is_cut_before_the_query(reranker):
 
 def test_a_query_longer_than_the_model_is_cut_to_fit(reranker):
     query, passage = reranker.fit("word " * 900, "passage")
-    assert len(reranker.model.tokenizer(query, passage)["input_ids"]) <= 512
+    assert len(reranker.client.tokenizer(query, passage)["input_ids"]) <= 512
     assert len(query.split()) == 509
     assert passage == ""
 
@@ -110,15 +111,15 @@ def test_auto_takes_what_the_processor_computes_natively(monkeypatch):
         fake = SimpleNamespace(
             exists=lambda: True, read_text=lambda flags=flags: f"flags : {flags}"
         )
-        monkeypatch.setattr(inference, "Path", lambda path, fake=fake: fake)
-        assert inference.choose_dtype("auto", "cpu") == expected
+        monkeypatch.setattr(score, "Path", lambda path, fake=fake: fake)
+        assert score.choose_dtype("auto", "cpu") == expected
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
         ("RERANKER_PRECISION", "int8", "expected one of fp32"),
-        ("RERANKER_BATCH_SIZE", "0", "whole number of at least 1"),
+        ("RERANKER_BATCH_TOKENS", "0", "whole number of at least 1"),
         ("RERANKER_MAX_PAIRS", "many", "whole number of at least 1"),
         ("RERANKER_MODEL", "BAAI/bge-reranker-base", "RERANKER_REVISION"),
     ],

@@ -2,6 +2,7 @@
 
 model.safetensors, config.json, ...   unpacked to /opt/ml/model
 code/inference.py                     what the container runs
+code/score.py                         how it scores: batches and precision
 code/interaction_bert.py              the embedded cross-encoder's architecture
 code/requirements.txt                 what it installs first
 """
@@ -12,9 +13,10 @@ import tarfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Name in code/ -> file. The embedded cross-encoder's architecture is code, and travels with it.
+# Name in code/ -> file. Scoring and the embedded cross-encoder's architecture travel along.
 CODE_FILES = {
     "inference.py": HERE / "inference.py",
+    "score.py": HERE.parent / "score.py",
     "interaction_bert.py": HERE.parent / "interaction_bert.py",
     "requirements.txt": HERE / "requirements.txt",
 }

@@ -14,7 +14,6 @@ import traceback
 from pathlib import Path
 
 import torch
-from sentence_transformers import CrossEncoder
 
 with contextlib.suppress(ImportError):
     # The toolkit decodes JSON bodies before it calls us, and a body that is not UTF-8 then
@@ -23,16 +22,14 @@ with contextlib.suppress(ImportError):
 
     content_types.UTF8_TYPES.clear()
 
-with contextlib.suppress(ImportError):
-    # Beside this file in the archive: registers the embedded cross-encoder's architecture, which
-    # is then known to transformers like its own, with no remote code.
-    import interaction_bert  # noqa: F401
+try:
+    from score import LocalCrossEncoder  # beside this file in the archive
+except ImportError:
+    from helpers.score import LocalCrossEncoder
 
 JSON = "application/json"
 PAIR_KEYS = ("text_pairs", "pairs")  # LangChain's name, and the LangChain page's own
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib"}
-FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, Arm
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class RequestError(Exception):
@@ -50,26 +47,14 @@ class RequestError(Exception):
     __str__ = body  # a container that only reports str(error) then still answers with JSON
 
 
-def setting(name: str, default: int) -> int:
+def setting(name: str, default: int | None = None) -> int | None:
     """A whole number of at least 1 from the environment."""
-    text = os.environ.get(name) or str(default)
+    text = os.environ.get(name)
+    if not text:
+        return default
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{name} is {text!r}: expected a whole number of at least 1.")
     return int(text)
-
-
-def choose_dtype(precision: str, device: str) -> torch.dtype:
-    """`auto` takes the 16-bit type that this device computes natively, else float32."""
-    if precision in PRECISIONS:
-        return PRECISIONS[precision]
-    if precision != "auto":
-        expected = ", ".join([*PRECISIONS, "auto"])
-        raise ValueError(f"RERANKER_PRECISION is {precision!r}: expected one of {expected}.")
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    cpuinfo = Path("/proc/cpuinfo")
-    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return torch.bfloat16 if device == "cpu" and words & FAST_BF16 else torch.float32
 
 
 def find_model(model_dir: str) -> str:
@@ -89,61 +74,19 @@ def find_model(model_dir: str) -> str:
     return str(model_dir)
 
 
-class Reranker:
-    """A cross-encoder with its limits: `score` takes (query, passage) pairs, any number."""
+class Reranker(LocalCrossEncoder):
+    """The cross-encoder of `score.py` with the settings of this container."""
 
     def __init__(self, folder: str):
         if os.environ.get("RERANKER_THREADS"):
             torch.set_num_threads(setting("RERANKER_THREADS", 1))
-        self.batch_size = setting("RERANKER_BATCH_SIZE", 32)
         self.max_pairs = setting("RERANKER_MAX_PAIRS", 2000)
-        self.model = CrossEncoder(
+        super().__init__(
             folder,
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True},
+            precision=os.environ.get("RERANKER_PRECISION") or "fp32",
+            batch_tokens=setting("RERANKER_BATCH_TOKENS"),
+            max_length=setting("RERANKER_MAX_LENGTH"),
         )
-        if os.environ.get("RERANKER_MAX_LENGTH"):
-            self.model.max_seq_length = setting("RERANKER_MAX_LENGTH", 512)
-        self.device = self.model.device.type
-        self.dtype = choose_dtype(os.environ.get("RERANKER_PRECISION") or "fp32", self.device)
-        # Converted once: autocast would convert the weights again for every batch.
-        self.model.to(self.dtype)
-
-    def score(self, pairs: list[tuple[str, str]]) -> list[float]:
-        """One finite float a pair, in order: what HuggingFaceCrossEncoder.score returns."""
-        # predict sorts by length, so that a batch holds little padding, and keeps one batch
-        # of tensors at a time: memory depends on the batch size and not on the request.
-        scores = self.model.predict(
-            [self.fit(*pair) for pair in pairs],
-            batch_size=self.batch_size,
-            show_progress_bar=False,
-        )
-        if scores.ndim > 1:  # two labels: (not relevant, relevant)
-            scores = scores[:, 1]
-        return scores.tolist()
-
-    def fit(self, query: str, passage: str) -> tuple[str, str]:
-        """Cut the passage so that the tokenizer, which cuts the longer text, spares the query."""
-        tokenizer, limit = self.model.tokenizer, self.model.max_seq_length
-        if limit is None or not tokenizer.is_fast:
-            return query, passage
-        room = limit - tokenizer.num_special_tokens_to_add(pair=True)
-        if len(query.encode()) <= room // 2:  # a token has at least one byte
-            return query, passage
-        query, used = self.clip(query, room)
-        if used > room // 2:
-            passage, _ = self.clip(passage, room - used)
-        return query, passage
-
-    def clip(self, text: str, room: int) -> tuple[str, int]:
-        """The text's beginning that fills at most `room` tokens, and how many it fills."""
-        spans = self.model.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )["offset_mapping"]
-        if len(spans) <= room:
-            return text, len(spans)
-        return (text[: spans[room - 1][1]] if room else ""), room
 
 
 def model_fn(model_dir: str) -> Reranker:

@@ -1,0 +1,157 @@
+"""From pairs to scores, as fast as the processor allows: candidates -> scores.
+
+`LocalCrossEncoder` gives the scores of LangChain's `HuggingFaceCrossEncoder` in less time. The
+endpoint and the bulk job score with it too; `precision` is decided here and nowhere else.
+
+What costs no quality is always on: pairs are sorted by length and computed in batches of bounded
+size, and on a processor the matrices are multiplied by oneDNN. `precision="auto"` adds 16 bits
+where the hardware computes them natively.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from sentence_transformers import CrossEncoder
+from torch.utils import mkldnn
+
+with contextlib.suppress(ImportError):
+    import helpers.interaction_bert  # noqa: F401  (registers the embedded one's architecture)
+with contextlib.suppress(ImportError):
+    import interaction_bert  # noqa: F401  (in the container it lies beside this file)
+
+try:
+    from langchain_core.cross_encoders import BaseCrossEncoder
+except ImportError:  # the container has no LangChain
+    BaseCrossEncoder = object
+
+FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, Arm
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_dtype(precision: str, device: str) -> torch.dtype:
+    """Return the type to compute in: `auto` takes 16 bits where `device` computes them natively.
+
+    Raises:
+        ValueError: The precision is not fp32, bf16, fp16 or auto.
+    """
+    if precision in PRECISIONS:
+        return PRECISIONS[precision]
+    if precision != "auto":
+        expected = ", ".join([*PRECISIONS, "auto"])
+        raise ValueError(
+            f"precision (RERANKER_PRECISION in the endpoint) is {precision!r}: "
+            f"expected one of {expected}."
+        )
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return torch.bfloat16 if device == "cpu" and words & FAST_BF16 else torch.float32
+
+
+class LocalCrossEncoder(BaseCrossEncoder):
+    """A cross-encoder in this process, for any place that takes a LangChain cross-encoder.
+
+    Args:
+        folder: A model's folder with safetensors weights.
+        precision: `fp32`, `bf16`, `fp16`, or `auto`.
+        batch_tokens: Tokens, padding included, computed at once. Memory depends on it and not on
+            the number of pairs. By default 2,048 on a processor, whose caches hold little more,
+            and 65,536 on a GPU.
+        max_length: Tokens of a pair; what is longer is cut. By default the model's own limit.
+
+    Raises:
+        ValueError: The precision is unknown, or a number is below 1.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        precision: str = "fp32",
+        batch_tokens: int | None = None,
+        max_length: int | None = None,
+    ):
+        for name, value in {"batch_tokens": batch_tokens, "max_length": max_length}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: expected a whole number of at least 1.")
+        self.client = CrossEncoder(
+            str(folder),
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True},
+        )
+        if max_length is not None:
+            self.client.max_seq_length = max_length
+        device = self.client.device.type
+        self.batch_tokens = batch_tokens or (2048 if device == "cpu" else 65_536)
+        self.dtype = choose_dtype(precision, device)
+        # Converted once: autocast would convert the weights again for every batch.
+        self.client.eval().to(self.dtype)
+        if device == "cpu" and self.dtype is torch.float32 and torch.backends.mkldnn.is_available():
+            # oneDNN uses the whole width of any maker's processor; torch's own choice does not.
+            mkldnn.to_mkldnn(self.client)
+
+    def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Score (query, passage) pairs, any number of them.
+
+        Returns:
+            One float a pair, in order: what `HuggingFaceCrossEncoder.score` returns, except that
+            of a pair that is too long the passage is cut, and the query only if it alone is.
+        """
+        pairs = [self.fit(*pair) for pair in text_pairs]
+        scores = [0.0] * len(pairs)
+        for batch in self.batches(pairs):
+            found = self.client.predict(
+                [pairs[i] for i in batch], batch_size=len(batch), show_progress_bar=False
+            )
+            if found.ndim > 1:  # two labels: (not relevant, relevant)
+                found = found[:, 1]
+            for i, score in zip(batch, found.tolist(), strict=True):
+                scores[i] = score
+        return scores
+
+    def batches(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Group positions by length, longest first, so that no group exceeds `batch_tokens`."""
+        lengths = self.lengths(pairs)
+        groups: list[list[int]] = []
+        for i in sorted(range(len(pairs)), key=lambda i: -lengths[i]):
+            if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > self.batch_tokens:
+                groups.append([])
+            groups[-1].append(i)
+        return groups
+
+    def lengths(self, pairs: Sequence[tuple[str, str]]) -> list[int]:
+        """Count the tokens of each pair, as the model reads it."""
+        if not pairs:
+            return []
+        queries, passages = zip(*pairs, strict=True)
+        limit = self.client.max_seq_length
+        tokens = self.client.tokenizer(
+            list(queries), list(passages), truncation=limit is not None, max_length=limit
+        )["input_ids"]
+        return [len(ids) for ids in tokens]
+
+    def fit(self, query: str, passage: str) -> tuple[str, str]:
+        """Cut the passage so that the tokenizer, which cuts the longer text, spares the query."""
+        tokenizer, limit = self.client.tokenizer, self.client.max_seq_length
+        if limit is None or not tokenizer.is_fast:
+            return query, passage
+        room = limit - tokenizer.num_special_tokens_to_add(pair=True)
+        if len(query.encode()) <= room // 2:  # a token has at least one byte
+            return query, passage
+        query, used = self._clip(query, room)
+        if used > room // 2:
+            passage, _ = self._clip(passage, room - used)
+        return query, passage
+
+    def _clip(self, text: str, room: int) -> tuple[str, int]:
+        """Return the text's beginning that fills at most `room` tokens, and how many it fills."""
+        spans = self.client.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )["offset_mapping"]
+        if len(spans) <= room:
+            return text, len(spans)
+        return (text[: spans[room - 1][1]] if room else ""), room
