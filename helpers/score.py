@@ -51,6 +51,21 @@ def choose_dtype(precision: str, device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cpu" and words & FAST_BF16 else torch.float32
 
 
+def bounded_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Group the positions of `lengths`, longest first, into batches of little padding.
+
+    Returns:
+        Lists of positions. A batch's longest length times its size is at most `batch_tokens`,
+        unless it holds one position alone.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
 class LocalCrossEncoder(BaseCrossEncoder):
     """A cross-encoder in this process, for any place that takes a LangChain cross-encoder.
 
@@ -87,10 +102,14 @@ class LocalCrossEncoder(BaseCrossEncoder):
             self.client.max_seq_length = max_length
         device = self.client.device.type
         self.batch_tokens = batch_tokens or (2048 if device == "cpu" else 65_536)
-        self.dtype = choose_dtype(precision, device)
+        self.client.eval()
+        self._convert(precision, device)
+
+    def _convert(self, precision: str, device: str) -> None:
+        dtype = choose_dtype(precision, device)
         # Converted once: autocast would convert the weights again for every batch.
-        self.client.eval().to(self.dtype)
-        if device == "cpu" and self.dtype is torch.float32 and torch.backends.mkldnn.is_available():
+        self.client.to(dtype)
+        if device == "cpu" and dtype is torch.float32 and torch.backends.mkldnn.is_available():
             # oneDNN uses the whole width of any maker's processor; torch's own choice does not.
             mkldnn.to_mkldnn(self.client)
 
@@ -101,38 +120,28 @@ class LocalCrossEncoder(BaseCrossEncoder):
             One float a pair, in order: what `HuggingFaceCrossEncoder.score` returns, except that
             of a pair that is too long the passage is cut, and the query only if it alone is.
         """
-        pairs = [self.fit(*pair) for pair in text_pairs]
-        scores = [0.0] * len(pairs)
-        for batch in self.batches(pairs):
-            found = self.client.predict(
-                [pairs[i] for i in batch], batch_size=len(batch), show_progress_bar=False
-            )
-            if found.ndim > 1:  # two labels: (not relevant, relevant)
-                found = found[:, 1]
-            for i, score in zip(batch, found.tolist(), strict=True):
-                scores[i] = score
-        return scores
-
-    def batches(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
-        """Group positions by length, longest first, so that no group exceeds `batch_tokens`."""
-        lengths = self.lengths(pairs)
-        groups: list[list[int]] = []
-        for i in sorted(range(len(pairs)), key=lambda i: -lengths[i]):
-            if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > self.batch_tokens:
-                groups.append([])
-            groups[-1].append(i)
-        return groups
-
-    def lengths(self, pairs: Sequence[tuple[str, str]]) -> list[int]:
-        """Count the tokens of each pair, as the model reads it."""
-        if not pairs:
+        if not text_pairs:
             return []
-        queries, passages = zip(*pairs, strict=True)
+        queries, passages = zip(*(self.fit(*pair) for pair in text_pairs), strict=True)
         limit = self.client.max_seq_length
         tokens = self.client.tokenizer(
             list(queries), list(passages), truncation=limit is not None, max_length=limit
-        )["input_ids"]
-        return [len(ids) for ids in tokens]
+        )
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        scores = [0.0] * len(lengths)
+        for batch in bounded_batches(lengths, self.batch_tokens):
+            found = self._forward({name: [rows[i] for i in batch] for name, rows in tokens.items()})
+            for i, score in zip(batch, found, strict=True):
+                scores[i] = score
+        return scores
+
+    @torch.inference_mode()
+    def _forward(self, tokens: dict[str, list[list[int]]]) -> list[float]:
+        padded = self.client.tokenizer.pad(tokens, return_tensors="pt", verbose=False)
+        logits = self.client(padded.to(self.client.device))["scores"].float()
+        scores = self.client.activation_fn(logits)
+        # One label, or two: (not relevant, relevant).
+        return scores.reshape(len(scores), -1)[:, -1].tolist()
 
     def fit(self, query: str, passage: str) -> tuple[str, str]:
         """Cut the passage so that the tokenizer, which cuts the longer text, spares the query."""
