@@ -56,7 +56,9 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
                 f"OpenVINOCrossEncoder takes models for sequence classification, not a "
                 f"{type(transformer.model).__name__}; LocalCrossEncoder takes any."
             )
-        samples = [self._inputs(*pair) for pair in self.calibration or [("a question", "an answer")]]
+        samples = [
+            self._inputs(*pair) for pair in self.calibration or [("a question", "an answer")]
+        ]
         traced = _Logits(transformer.model, list(samples[0]))
         example = tuple(torch.from_numpy(value) for value in samples[0].values())
         model = openvino.convert_model(traced, example_input=example)

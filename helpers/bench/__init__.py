@@ -1,0 +1,1 @@
+"""The benchmark behind notebook 06: `python -m helpers.bench` (`make bench`)."""

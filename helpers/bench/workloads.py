@@ -1,0 +1,105 @@
+"""What is scored: pairs of text, seeded, and a model of bge-reranker-base's shape."""
+
+import json
+import random
+import re
+from functools import cache
+from pathlib import Path
+
+from helpers.index import build_index
+from helpers.profiles import DATA, load_profile
+
+Pairs = list[tuple[str, str]]
+
+# https://huggingface.co/BAAI/bge-reranker-base/blob/2cfc18c9415c912f9d8155881c133215df768a70/config.json
+BGE_RERANKER_BASE = {
+    "vocab_size": 250_002,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 514,
+    "num_labels": 1,
+    # Those of the tokenizer that is saved beside it; they cost no time.
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+}
+
+
+def workloads() -> dict[str, Pairs]:
+    """Make the three workloads, and the start of the third, for its memory."""
+    many = nearest_pairs(80, 25)
+    return {
+        "20 chunks": many[:20],
+        "100 mixed": mixed_pairs(),
+        "200 pairs": many[:200],
+        "2,000 pairs": many,
+    }
+
+
+def nearest_pairs(questions: int, k: int) -> Pairs:
+    """Pair each of the first training questions with the `k` chunks of the address nearest to it.
+
+    They are about other texts, so this is no measure of quality; scores spread as in real use.
+    """
+    return [
+        (question, doc.page_content)
+        for question in _questions()[:questions]
+        for doc in _store().similarity_search(question, k=k)
+    ]
+
+
+def calibration_pairs() -> Pairs:
+    """64 pairs of the same kind that are in no workload, to calibrate int8 with."""
+    return [
+        (question, _store().similarity_search(question, k=20)[i % 20].page_content)
+        for i, question in enumerate(_questions()[1000:1064])
+    ]
+
+
+def _questions() -> list[str]:
+    lines = (DATA / "training_questions.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line)["question"] for line in lines if line]
+
+
+@cache
+def _store():
+    from langchain_huggingface import HuggingFaceEmbeddings
+
+    profile = load_profile()
+    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model)
+    return build_index(profile.corpus, embeddings, show_progress=False)
+
+
+def mixed_pairs(count: int = 100, shortest: int = 10, longest: int = 512) -> Pairs:
+    """Pair one query with passages so that the pairs have `shortest` to `longest` tokens.
+
+    The passages are words of the address that are one token each, in random order.
+    """
+    from transformers import AutoTokenizer
+
+    profile = load_profile()
+    tokenizer = AutoTokenizer.from_pretrained(profile.reranker_model)
+    words = sorted(set(re.findall("[a-z]+", profile.corpus.read_text(encoding="utf-8").lower())))
+    words = [word for word in words if len(tokenizer.tokenize(word)) == 1]
+    draw = random.Random(0)
+    query = "what will be built"
+    room = len(tokenizer(query, "")["input_ids"])
+    lengths = [draw.randint(shortest, longest) for _ in range(count)]
+    return [(query, " ".join(draw.choices(words, k=length - room))) for length in lengths]
+
+
+def make_bge_shape(folder: Path, **smaller) -> Path:
+    """Save a model of bge-reranker-base's architecture with random weights to `folder`.
+
+    A processor takes as long whatever the weights are. Its tokenizer is the embedded model's, so
+    that both models read the same tokens.
+    """
+    import torch
+    from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(**BGE_RERANKER_BASE | smaller)
+    XLMRobertaForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(load_profile().reranker_model).save_pretrained(folder)
+    return folder
