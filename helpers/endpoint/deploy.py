@@ -71,23 +71,10 @@ def deploy(
     made = Deployment(name, region, bucket or name, bucket is None, session)
     sagemaker = made.api("sagemaker")
     try:
-        arn = role if role.startswith("arn:") else get_role(made, role)
+        arn = get_role(made, role)
         upload(made, Path(archive), progress)
         progress(f"{name}: creating model, endpoint configuration and endpoint")
-        container = {
-            "Image": image_uri or IMAGE.format(region=region),
-            "ModelDataUrl": f"s3://{made.bucket}/{name}/model.tar.gz",
-            "Environment": {
-                # Unset, the container would ignore inference.py. One worker: each holds the
-                # model and computes on all cores; the server's default is one for every core.
-                "SAGEMAKER_PROGRAM": "inference.py",
-                "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
-            }
-            | (environment or {}),
-        }
-        sagemaker.create_model(
-            ModelName=name, PrimaryContainer=container, ExecutionRoleArn=arn, Tags=TAGS
-        )
+        create_model(made, arn, image_uri, environment)
         variant = {"VariantName": "AllTraffic", "ModelName": name}
         if serverless_mb:
             variant["ServerlessConfig"] = {"MemorySizeInMB": serverless_mb, "MaxConcurrency": 5}
@@ -110,6 +97,9 @@ def deploy(
 
 
 def get_role(made: Deployment, role: str) -> str:
+    """The ARN of a role, from its name or its ARN."""
+    if role.startswith("arn:"):
+        return role
     return made.api("iam").get_role(RoleName=role)["Role"]["Arn"]
 
 
@@ -127,16 +117,54 @@ def upload(made: Deployment, archive: Path, progress: Callable[[str], None]) -> 
     s3.upload_file(str(archive), made.bucket, f"{made.name}/model.tar.gz", ExtraArgs=tagging)
 
 
+def create_model(
+    made: Deployment, arn: str, image_uri: str | None, environment: dict[str, str] | None
+) -> None:
+    """What SageMaker calls a model: the container's image, our archive, and the settings."""
+    container = {
+        "Image": image_uri or IMAGE.format(region=made.region),
+        "ModelDataUrl": f"s3://{made.bucket}/{made.name}/model.tar.gz",
+        "Environment": {
+            # Unset, the container would ignore inference.py. One worker: each holds the
+            # model and computes on all cores; the server's default is one for every core.
+            "SAGEMAKER_PROGRAM": "inference.py",
+            "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
+        }
+        | (environment or {}),
+    }
+    made.api("sagemaker").create_model(
+        ModelName=made.name, PrimaryContainer=container, ExecutionRoleArn=arn, Tags=TAGS
+    )
+
+
 def wait_in_service(made: Deployment, seconds: float, progress: Callable[[str], None]) -> None:
     """Until the endpoint is in service, saying every minute that it is not."""
+    describe = made.api("sagemaker").describe_endpoint
+
+    def ask() -> dict:
+        answer = describe(EndpointName=made.name)
+        return answer | {"Status": answer["EndpointStatus"]}
+
+    wait_for(made, ask, "InService", CHANGING, seconds, progress)
+
+
+def wait_for(
+    made: Deployment,
+    ask: Callable[[], dict],
+    wanted: str,
+    changing: set[str],
+    seconds: float,
+    progress: Callable[[str], None],
+) -> None:
+    """Until `ask()["Status"]` is `wanted`; a DeploymentError if it can no longer become so."""
     start, said = time.monotonic(), -60.0
     while True:
-        answer = made.api("sagemaker").describe_endpoint(EndpointName=made.name)
-        waited, status = time.monotonic() - start, answer["EndpointStatus"]
-        if status == "InService":
+        answer = ask()
+        waited, status = time.monotonic() - start, answer["Status"]
+        if status == wanted:
             return
-        if status not in CHANGING:
-            reason = redact(answer.get("FailureReason", "no reason given"))
+        if status not in changing:
+            reason = redact(answer.get("FailureReason") or "no reason given")
             raise DeploymentError(f"{made.name} is {status}: {reason}")
         if waited > seconds:
             raise DeploymentError(f"{made.name} is still {status} after {waited:.0f} s.")
@@ -166,15 +194,22 @@ def scale(made: Deployment, max_instances: int, calls_a_minute: float) -> None:
     )
 
 
+def as_archive(model: str | Path, folder: str | Path) -> Path:
+    """An archive as it is, or a model's folder packaged into `folder`."""
+    if Path(model).is_dir():
+        return package(model, Path(folder) / "model.tar.gz")
+    if not Path(model).is_file():
+        raise FileNotFoundError(f"{model} is neither a model's folder nor an archive.")
+    return Path(model)
+
+
 @contextlib.contextmanager
 def deployed_endpoint(
     model: str | Path, *, progress: Callable[[str], None] = print, **how
 ) -> Iterator[Deployment]:
     """Deploy a model's folder (or an archive) for the length of a block; `how` goes to deploy."""
     with tempfile.TemporaryDirectory() as folder:
-        is_folder = Path(model).is_dir()
-        archive = package(model, Path(folder) / "model.tar.gz") if is_folder else Path(model)
-        made = deploy(archive, progress=progress, **how)
+        made = deploy(as_archive(model, folder), progress=progress, **how)
     try:
         yield made
     finally:

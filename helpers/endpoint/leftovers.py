@@ -31,6 +31,7 @@ def find(
 
     sagemaker = session.client("sagemaker", region_name=region)
     listings = [
+        ("batch job", "list_transform_jobs", "TransformJobSummaries", "TransformJob"),
         ("endpoint", "list_endpoints", "Endpoints", "Endpoint"),
         ("endpoint configuration", "list_endpoint_configs", "EndpointConfigs", "EndpointConfig"),
         ("model", "list_models", "Models", "Model"),
@@ -38,6 +39,8 @@ def find(
     for kind, listing, items, item in listings:
         for page in sagemaker.get_paginator(listing).paginate(NameContains=prefix):
             for each in page[items]:
+                if each.get("TransformJobStatus", "InProgress") not in aws.RUNNING:
+                    continue  # a record of a batch job, which stays for good
                 arn = each[f"{item}Arn"]
                 tags = lambda arn=arn: sagemaker.list_tags(ResourceArn=arn)["Tags"]  # noqa: E731
                 note(each[f"{item}Name"], kind, tags)

@@ -1,4 +1,7 @@
-"""What a deployment consists of, and how all of it is deleted: a Deployment comes in, and goes."""
+"""What a deployment consists of, and how all of it is deleted: a Deployment comes in, and goes.
+
+A deployment is an endpoint (deploy.py) or a batch job (batch.py); each has a model and files.
+"""
 
 import re
 import time
@@ -13,6 +16,7 @@ REGION = "us-east-1"
 TAG = {"created-by": "helpers.endpoint.deploy"}
 TAGS = [{"Key": key, "Value": value} for key, value in TAG.items()]
 CHANGING = {"Creating", "Updating", "SystemUpdating", "RollingBack"}
+RUNNING = {"InProgress", "Stopping"}  # a batch job that still costs money
 GONE = (
     "could not find",  # SageMaker
     "not found",
@@ -20,12 +24,15 @@ GONE = (
     "no scalable target",  # Application Auto Scaling
     "no scaling policy",
     "objectnotfound",
+    "resourcenotfound",
     "nosuchbucket",
 )
 
 
 class DeploymentError(RuntimeError):
-    """The endpoint did not come up, or something could not be deleted; the message says what."""
+    """An endpoint did not come up, a batch job did not end well, or something could not be
+    deleted; the message says what.
+    """
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,9 @@ def delete(made: Deployment, *, progress: Callable[[str], None] = print) -> None
     Goes on after a failure, and raises DeploymentError with whatever is then still there.
     """
     sagemaker, s3 = made.api("sagemaker"), made.api("s3")
-    scaling, key = made.api("application-autoscaling"), f"{made.name}/model.tar.gz"
+    scaling = made.api("application-autoscaling")
     steps: dict[str, Callable] = {
+        "batch job": lambda: stop_job(made, progress),
         "scaling policy": lambda: scaling.delete_scaling_policy(
             PolicyName=made.name, **made.scaling
         ),
@@ -81,7 +89,7 @@ def delete(made: Deployment, *, progress: Callable[[str], None] = print) -> None
             EndpointConfigName=made.name
         ),
         "model": lambda: sagemaker.delete_model(ModelName=made.name),
-        "archive": lambda: s3.delete_object(Bucket=made.bucket, Key=key),
+        "files": lambda: delete_files(made),
     }
     if made.own_bucket:
         steps["bucket"] = lambda: s3.delete_bucket(Bucket=made.bucket)
@@ -113,3 +121,36 @@ def delete_endpoint(made: Deployment, progress: Callable[[str], None], seconds=1
         progress(f"{made.name}: {status}; it can be deleted after that, waiting")
         time.sleep(15)
     sagemaker.delete_endpoint(EndpointName=made.name)
+
+
+def stop_job(made: Deployment, progress: Callable[[str], None], seconds=1800.0) -> None:
+    """Stop the batch job and wait until it has: AWS keeps the record of it, which is free."""
+    sagemaker, end = made.api("sagemaker"), time.monotonic() + seconds
+
+    def status() -> str:
+        return sagemaker.describe_transform_job(TransformJobName=made.name)["TransformJobStatus"]
+
+    if status() == "InProgress":
+        try:
+            sagemaker.stop_transform_job(TransformJobName=made.name)
+        except ClientError:
+            if status() == "InProgress":  # else it ended by itself meanwhile
+                raise
+    while (now := status()) in RUNNING:
+        if time.monotonic() > end:
+            raise DeploymentError(f"still {now} after {seconds:.0f} s")
+        progress(f"{made.name}: {now}; what it uses can be deleted after that, waiting")
+        time.sleep(15)
+
+
+def files(made: Deployment, folder: str = "") -> list[str]:
+    """The keys of all objects under NAME/ in the bucket, or under NAME/FOLDER/."""
+    pages = made.api("s3").get_paginator("list_objects_v2")
+    found = pages.paginate(Bucket=made.bucket, Prefix=f"{made.name}/{folder}")
+    return [each["Key"] for page in found for each in page.get("Contents", [])]
+
+
+def delete_files(made: Deployment) -> None:
+    """Delete the archive last: in a bucket of yours its tag is how leftovers.py finds the rest."""
+    for key in sorted(files(made), key=lambda key: key.endswith("/model.tar.gz")):
+        made.api("s3").delete_object(Bucket=made.bucket, Key=key)
