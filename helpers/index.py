@@ -8,6 +8,7 @@ and an optional folder that makes the second start quick.
 import hashlib
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -58,10 +59,14 @@ def build_index(
     chunk_size: int = 500,
     chunk_overlap: int = 100,
     distance_strategy: DistanceStrategy = DistanceStrategy.MAX_INNER_PRODUCT,
+    factory: str = "Flat",
     folder: str | Path | None = None,
     show_progress: bool = True,
 ) -> FAISS:
     """Load, split and embed `corpus`, and index its chunks.
+
+    With `CacheBackedEmbeddings` as `embeddings`, a build that was killed goes on where it was, and
+    a text that has grown costs only its new chunks.
 
     Args:
         corpus: A UTF-8 text file.
@@ -69,13 +74,17 @@ def build_index(
         chunk_size: Characters in a chunk, at most.
         chunk_overlap: Characters that neighbouring chunks may share.
         distance_strategy: The distance that the embedding model was trained for.
+        factory: What kind of index, in the words of `faiss.index_factory`: `Flat` compares every
+            vector, `HNSW32` walks a graph, `IVF1024,PQ48` compresses
+            (https://github.com/facebookresearch/faiss/wiki/The-index-factory).
         folder: Keep the index here (`index.faiss`, `documents.json`, `manifest.json`; nothing is
-            pickled) and reuse it. It is built anew when the text, the splitter, the model or the
-            distance has changed, and, with a warning, when the files are damaged.
+            pickled) and reuse it. It is built anew when the text, the splitter, the model, the
+            distance or the factory has changed, and, with a warning, when the files are damaged.
         show_progress: Show a progress bar while embedding.
 
     Raises:
-        ValueError: The file holds no text, or is not UTF-8.
+        ValueError: The file holds no text, or is not UTF-8; or FAISS cannot make such an index of
+            so many chunks.
     """
     chunks = split_text(corpus, chunk_size=chunk_size, chunk_overlap=chunk_overlap)
     manifest = {
@@ -85,6 +94,7 @@ def build_index(
         "model": str(getattr(embeddings, "model_name", type(embeddings).__name__)),
         "probe": [float(x) for x in embeddings.embed_query(PROBE)],
         "distance_strategy": distance_strategy.name,
+        "factory": factory,
     }
     if folder is not None:
         stored = _load_index(Path(folder), manifest, embeddings, distance_strategy)
@@ -95,16 +105,38 @@ def build_index(
     progress = {} if show_progress else {"disable": True}  # {}: TQDM_DISABLE still counts
     for start in tqdm(range(0, len(texts), 32), desc="Embedding", **progress):
         vectors.extend(embeddings.embed_documents(texts[start : start + 32]))
-    store = FAISS.from_embeddings(
-        zip(texts, vectors, strict=True),
+    store = FAISS(
         embeddings,
+        _new_index(factory, np.array(vectors, dtype=np.float32), distance_strategy),
+        InMemoryDocstore(),
+        {},
+        distance_strategy=distance_strategy,
+    )
+    store.add_embeddings(
+        zip(texts, vectors, strict=True),
         metadatas=[chunk.metadata for chunk in chunks],
         ids=[str(number) for number in range(len(chunks))],
-        distance_strategy=distance_strategy,
     )
     if folder is not None:
         _save_index(Path(folder), manifest, store, chunks)
     return store
+
+
+def _new_index(factory: str, vectors: np.ndarray, distance_strategy: DistanceStrategy):
+    """Make an empty index, trained on `vectors` where its kind needs that."""
+    inner = distance_strategy == DistanceStrategy.MAX_INNER_PRODUCT
+    metric = faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2
+    try:
+        index = faiss.index_factory(vectors.shape[1], factory, metric)
+        if not index.is_trained:
+            index.train(vectors)
+    except RuntimeError as error:
+        reason = re.sub(r"^Error in .*?\.cpp:\d+: (Error: )?", "", str(error).strip(), flags=re.S)
+        raise ValueError(
+            f"FAISS cannot make the index {factory!r} of {len(vectors)} vectors of "
+            f"{vectors.shape[1]} numbers: {reason}. `Flat` always works"
+        ) from error
+    return index
 
 
 def _sha256(text: str) -> str:

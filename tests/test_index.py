@@ -353,3 +353,69 @@ def test_a_folder_cut_off_before_its_manifest_is_built_anew(corpus, folder):
     assert found(build(corpus, again, folder=folder)) == right
     assert again.embedded > 0
     assert {path.name for path in folder.iterdir()} == FILES
+
+
+def test_a_graph_finds_what_a_flat_index_finds(corpus):
+    flat, graph = build(corpus), build(corpus, factory="HNSW32")
+    assert type(graph.index).__name__ == "IndexHNSWFlat"
+    shown = [[d.page_content for d in s.similarity_search(QUERY, k=5)] for s in (flat, graph)]
+    assert shown[0] == shown[1]
+
+
+def test_an_index_of_another_kind_is_built_anew(corpus, folder):
+    embeddings = Trigrams()
+    build(corpus, embeddings, folder=folder)
+    first = embeddings.embedded
+    again = build(corpus, embeddings, folder=folder, factory="HNSW32")
+    assert embeddings.embedded == 2 * first
+    kept = build(corpus, embeddings, folder=folder, factory="HNSW32")
+    assert embeddings.embedded == 2 * first
+    assert type(kept.index) is type(again.index)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [("nonsense", "could not parse"), ("IVF4096,Flat", "Number of training points")],
+)
+def test_an_index_that_cannot_be_made_is_named(corpus, factory, said):
+    with pytest.raises(ValueError, match=f"the index '{factory}' of .*{said}") as error:
+        build(corpus, factory=factory)
+    assert ".cpp" not in str(error.value)
+
+
+def test_embedding_goes_on_after_being_killed_and_new_chunks_alone_are_embedded(corpus, tmp_path):
+    """LangChain's CacheBackedEmbeddings does both; a killed process leaves what was stored."""
+    from langchain_classic.embeddings import CacheBackedEmbeddings
+    from langchain_classic.storage import LocalFileStore
+
+    class Killed(Trigrams):
+        def embed_documents(self, texts):
+            if self.embedded >= 32:
+                raise KeyboardInterrupt
+            return super().embed_documents(texts)
+
+    def cached(embeddings):
+        store = LocalFileStore(tmp_path / "vectors")
+        return CacheBackedEmbeddings.from_bytes_store(
+            embeddings, store, namespace="trigrams", key_encoder="sha256"
+        )
+
+    small = {"chunk_size": 60, "chunk_overlap": 0}
+    all_at_once = Trigrams()
+    expected = build(corpus, all_at_once, **small).index
+    killed, rest = Killed(), Trigrams()
+    with pytest.raises(KeyboardInterrupt):
+        build(corpus, cached(killed), **small)
+    resumed = build(corpus, cached(rest), **small).index
+    distinct = len({c.page_content for c in split_text(corpus, **small)})
+    assert killed.embedded == 32
+    assert rest.embedded < all_at_once.embedded
+    assert 32 + rest.embedded >= distinct
+    np.testing.assert_allclose(
+        resumed.reconstruct_n(0, resumed.ntotal), expected.reconstruct_n(0, expected.ntotal)
+    )
+
+    corpus.write_text(TEXT + "\n\nA new chunk of text about lighthouses.", encoding="utf-8")
+    more = Trigrams()
+    assert build(corpus, cached(more), **small).index.ntotal == expected.ntotal + 1
+    assert more.embedded == 1

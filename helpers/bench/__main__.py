@@ -6,8 +6,9 @@ once. The variants take turns, round by round, so that a busy moment of the mach
 Beside the seconds: the peak memory, how far scores lie from fp32's and whether they keep its order,
 and the share of the machine's own matrix multiplication that went into real tokens.
 
-Writes `data/results/bench.json`, from which notebook 06 draws, and prints the table. About forty
-minutes on two cores; nothing else should run.
+Then the index from a thousand chunks to a hundred thousand (`growth.py`). Writes
+`data/results/bench.json`, from which notebook 06 draws, and prints the tables. About an hour on two
+cores, on which nothing else should run.
 """
 
 import argparse
@@ -15,12 +16,15 @@ import json
 import tempfile
 from pathlib import Path
 
+from helpers.bench.growth import measure_growth, report_growth
 from helpers.bench.machine import describe, matmul_gflops
 from helpers.bench.speed import ROUNDS, measure, report
 from helpers.bench.variants import VARIANTS
 from helpers.bench.workloads import make_bge_shape, workloads
 from helpers.profiles import DATA, load_profile
 from helpers.score import choose_dtype
+
+PARTS = ("speed", "growth")
 
 
 def main() -> None:
@@ -29,18 +33,38 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DATA / "results" / "bench.json")
     parser.add_argument("--small", action="store_true", help="a minute's work, to try the code")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="keep the others")
     arguments = parser.parse_args()
 
-    work, rounds, shape, names = workloads(), ROUNDS, {}, arguments.variants
-    if arguments.small:
+    result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    if "speed" in arguments.parts:
+        result["speed"] = {"machine": describe()} | speed(arguments.variants, arguments.small)
+        save(result, arguments.out)
+    if "growth" in arguments.parts:
+        sizes = {"sizes": (300, 600), "questions": 40} if arguments.small else {}
+        result["growth"] = {"machine": describe(), "rows": measure_growth(**sizes)}
+        save(result, arguments.out)
+    report(result["speed"])
+    if "growth" in result:
+        report_growth(result["growth"]["rows"])
+
+
+def save(result: dict, out: Path) -> None:
+    """Write the result so far."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def speed(names: list[str], small: bool) -> dict:
+    """Measure both models."""
+    work, rounds, shape = workloads(), ROUNDS, {}
+    if small:
         work = {name: pairs[:6] for name, pairs in work.items()}
         rounds = dict.fromkeys(ROUNDS, 1)
         shape = {"vocab_size": 31_000, "num_hidden_layers": 1}
     native = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
     auto = native[str(choose_dtype("auto", "cpu"))]
     result = {
-        "command": "python -m helpers.bench",
-        "machine": describe(),
         "matmul GFLOP/s": matmul_gflops(),
         "precisions": {n: auto if VARIANTS[n][1] == "auto" else VARIANTS[n][1] for n in names},
         "rows": [],
@@ -55,9 +79,7 @@ def main() -> None:
             rows, classes = measure(model, where, names, work, rounds)
             result["rows"] += rows
             result["classes"].append(classes)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    report(result)
+    return result
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def nearest_pairs(questions: int, k: int) -> Pairs:
     """
     return [
         (question, doc.page_content)
-        for question in _questions()[:questions]
+        for question in training_questions()[:questions]
         for doc in _store().similarity_search(question, k=k)
     ]
 
@@ -53,11 +53,11 @@ def calibration_pairs() -> Pairs:
     """64 pairs of the same kind that are in no workload, to calibrate int8 with."""
     return [
         (question, _store().similarity_search(question, k=20)[i % 20].page_content)
-        for i, question in enumerate(_questions()[1000:1064])
+        for i, question in enumerate(training_questions()[1000:1064])
     ]
 
 
-def _questions() -> list[str]:
+def training_questions() -> list[str]:
     lines = (DATA / "training_questions.jsonl").read_text(encoding="utf-8").split("\n")
     return [json.loads(line)["question"] for line in lines if line]
 
