@@ -13,7 +13,7 @@ import psutil
 
 from helpers.bench.workloads import Pairs
 
-MEMORY_LIMIT = 10 * 2**30  # bytes for one variant: others wait beside it with their models loaded
+MEMORY_LIMIT = 8 * 2**30  # bytes for one variant: others wait beside it with their models loaded
 
 
 class Variant:
