@@ -2,9 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from helpers import beir, bench, sweep
+import helpers.bench.__main__ as bench
+from helpers import beir, sweep
+from helpers.bench.machine import encoder_flops
+from helpers.bench.variants import VARIANTS
+from helpers.bench.worker import Variant
+from helpers.bench.workloads import calibration_pairs, mixed_pairs
 from helpers.profiles import DATA
 
 pytestmark = pytest.mark.slow
@@ -64,7 +71,62 @@ def test_a_folder_that_is_no_collection_is_refused(tmp_path, monkeypatch, capsys
     assert "corpus.jsonl is missing" in capsys.readouterr().err
 
 
-def test_bench_prints_both_medians(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "RUNS", 1)
-    run(bench, monkeypatch)
-    assert "bge-reranker-base" in capsys.readouterr().out
+def test_the_benchmark_runs_and_prints_its_tables(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "bench.json"
+    names = ("the page's method", "HuggingFaceCrossEncoder", "LocalCrossEncoder")
+    run(bench, monkeypatch, "--small", "--out", out, "--variants", *names)
+    result = json.loads(out.read_text())
+    committed = json.loads((DATA / "results" / "bench.json").read_text())
+    for part in ("speed", "growth"):
+        assert result[part].keys() == committed[part].keys()
+    assert {row["variant"] for row in committed["speed"]["rows"]} == set(VARIANTS)
+    for row in result["speed"]["rows"]:
+        assert row["seconds"] > 0
+        assert row["tau"] == pytest.approx(1, abs=0.15)  # six pairs, and ties may fall either way
+        assert row["largest difference"] < 1e-5
+    for row in result["growth"]["rows"]:
+        assert all(kind["recall@20"] > 0 for kind in row["indexes"])
+        assert row["indexes"][0]["recall@20"] == 1
+    printed = capsys.readouterr().out
+    assert "of the limit" in printed
+    assert "reload seconds" in printed
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_every_way_of_scoring_gives_the_order_of_the_others(name, model_dir, reference):
+    pairs = calibration_pairs()[:12]
+    scores = VARIANTS[name][0](str(model_dir))(pairs)
+    tolerance = {"fp32": 1e-5, "auto": 0.02, "int8": 0.1}[VARIANTS[name][1]]
+    np.testing.assert_allclose(scores, reference.score(pairs), atol=tolerance)
+
+
+def test_a_batch_out_of_memory_is_a_row_and_not_a_crash():
+    variant = Variant("the page's method", str(DATA / "reranker"))
+    try:
+        found = variant.run([("a question", "many words " * 300)] * 4000)
+        assert found == {"error": "more than 8 GiB"}
+        assert len(variant.run([("a question", "an answer")] * 2)["scores"]) == 2
+    finally:
+        variant.close()
+
+
+def test_mixed_pairs_have_the_lengths_that_were_asked_for(reference):
+    pairs = mixed_pairs(20, 10, 60)
+    lengths = [len(ids) for ids in reference.client.tokenizer(pairs)["input_ids"]]
+    assert min(lengths) >= 10
+    assert max(lengths) <= 60
+    assert len(set(lengths)) > 10
+
+
+def test_flops_are_those_that_torch_counts(model_dir):
+    """Counted by torch over a plain BERT layer by layer, in multiplications and additions."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config.intermediate_size = 64
+    config._attn_implementation = "eager"
+    model = BertModel(config, add_pooling_layer=False).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.ones(1, 24, dtype=torch.long))
+    assert counter.get_total_flops() == encoder_flops(config, [24])

@@ -84,7 +84,7 @@ def mixed_pairs(count: int = 100, shortest: int = 10, longest: int = 512) -> Pai
     words = [word for word in words if len(tokenizer.tokenize(word)) == 1]
     draw = random.Random(0)
     query = "what will be built"
-    room = len(tokenizer(query, "")["input_ids"])
+    room = len(tokenizer(query, words[0])["input_ids"]) - 1
     lengths = [draw.randint(shortest, longest) for _ in range(count)]
     return [(query, " ".join(draw.choices(words, k=length - room))) for length in lengths]
 
