@@ -22,7 +22,7 @@ from helpers.index import build_index
 from helpers.profiles import load_profile
 
 SIZES = (1_000, 10_000, 100_000)
-CHUNK_SIZE = 130  # characters; short, so that a hundred thousand are embedded in minutes
+CHUNK_SIZE = 110  # characters; short, so that a hundred thousand are embedded in minutes
 K = 20
 ENOUGH = 0.95  # recall of the flat index's nearest K
 # What is turned up until an index finds enough: how many nodes or cells a search visits.
@@ -36,7 +36,7 @@ def make_text(chunks: int) -> str:
     paragraphs = []
     while len(paragraphs) < chunks:
         parts = (draw.randrange(len(words) - 20) for _ in range(2))
-        text = " ".join(" ".join(words[start : start + 12]) for start in parts)
+        text = " ".join(" ".join(words[start : start + 10]) for start in parts)
         text = text[:CHUNK_SIZE].rsplit(" ", 1)[0]
         if len(text) > CHUNK_SIZE // 2:
             paragraphs.append(text)
