@@ -45,13 +45,12 @@ test: setup ## everything that CI runs
 evaluate: setup ## the table of metrics (QUESTIONS=my.jsonl CORPUS=my.txt for your own; SPLIT=dev or test)
 	$(BIN)/python -m helpers.report --profile $(PROFILE) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(CORPUS),--corpus $(CORPUS)) $(if $(SPLIT),--split $(SPLIT))
 
-bench: setup ## the time of twenty chunks, beside bge-reranker-base's shape
+bench: setup ## every way of scoring and every kind of index, beside the machine's limit (an hour)
 	$(BIN)/python -m helpers.bench
 
-results: setup ## measure anew what data/results holds (DATA=folder with speeches/ and scifact/)
+results: setup ## measure anew what data/results holds, but for bench's part (DATA=folder with speeches/ and scifact/)
 	$(BIN)/python -m helpers.report --split dev > data/results/address_dev.txt
 	$(BIN)/python -m helpers.report --split test > data/results/address_test.txt
-	$(BIN)/python -m helpers.bench > data/results/bench.txt
 	$(BIN)/python -m helpers.sweep
 	test ! -d "$(DATA)" || $(BIN)/python -m helpers.report --corpus $(DATA)/speeches/state_of_the_union_2022.txt --questions data/judgements_state_of_the_union_2022.jsonl > data/results/state_of_the_union_2022.txt
 	{ git describe --always --dirty --exclude '*'; sha256sum data/reranker/model.safetensors; nproc; uname -m; $(BIN)/pip freeze | grep -E '^(torch|transformers|sentence-transformers|faiss-cpu|langchain-core)=='; } > data/results/made_on.txt

@@ -1,10 +1,11 @@
 """What the notebooks import: the steps of a reranking pipeline, each in a file of its own.
 
-    text -> chunks -> vectors -> index (index.py) -> candidates -> scores -> ranked documents
-    (rerank.py) -> metrics (evaluate.py, report.py)
+    text -> chunks -> vectors -> index (index.py) -> candidates -> scores (score.py)
+    -> ranked documents (rerank.py) -> metrics (evaluate.py, report.py)
 
 `profiles.py` says which corpus and models, `interaction_bert.py` is the embedded cross-encoder's
-architecture and `train.py` its recipe, `display.py` prints and draws, `endpoint/` serves.
+architecture and `train.py` its recipe, `display.py` prints and draws, `endpoint/` serves, `bulk.py`
+scores tables, `openvino_score.py` scores in 8 bits, `bench/` measures speed.
 
 Names load on first use, so that `import helpers` is quick.
 """
@@ -13,6 +14,7 @@ import importlib
 
 _WHERE = {
     "EndpointCrossEncoder": "helpers.endpoint.client",
+    "LocalCrossEncoder": "helpers.score",
     "Profile": "helpers.profiles",
     "ProfileError": "helpers.profiles",
     "ScoringReranker": "helpers.rerank",

@@ -19,10 +19,15 @@ def main() -> None:
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from langchain_community.cross_encoders import HuggingFaceCrossEncoder
     from langchain_huggingface import HuggingFaceEmbeddings
 
-    from helpers import ProfileError, ScoringReranker, build_index, load_profile
+    from helpers import (
+        LocalCrossEncoder,
+        ProfileError,
+        ScoringReranker,
+        build_index,
+        load_profile,
+    )
 
     try:
         profile = load_profile(arguments.profile)
@@ -34,7 +39,7 @@ def main() -> None:
         distance_strategy=profile.distance_strategy,
     )
     docs = index.similarity_search(arguments.question, k=arguments.k)
-    reranker = ScoringReranker(model=HuggingFaceCrossEncoder(model_name=profile.reranker_model))
+    reranker = ScoringReranker(model=LocalCrossEncoder(profile.reranker_model))
     reranked = reranker.compress_documents(docs, arguments.question)
     if arguments.plot:
         from helpers import plot_rank_changes

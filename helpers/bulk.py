@@ -7,12 +7,14 @@ same path, and PAIRS and OUT on storage they all reach (a shared folder, `s3://.
 """
 
 import argparse
+import gc
 import hashlib
 import io
 import json
 import logging
 import os
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -118,6 +120,31 @@ def score_table(
     target.create_dir(folder, recursive=True)
     with target.open_output_stream(f"{folder}/_job.json") as stream:
         stream.write(job.encode())
+    rows = min(PART_ROWS, -(-missing // (4 * workers)))  # small enough that each worker gets some
+    try:
+        with ray.data.DataContext.current(_context(ray, target, folder, progress)):
+            table = _read(ray, source, files, ids).repartition(target_num_rows_per_block=rows)
+            table.map_batches(
+                Scorer,
+                fn_constructor_args=(str(model), precision),
+                batch_size=min(batch_size, rows),
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_cpus=1,
+            ).write_parquet(folder, filesystem=target)
+    except BaseException as error:
+        # The traceback keeps the workers alive, and the next call would wait for their CPUs.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        raise
+    written = _settle(target, folder, job)
+    if written != done | ids:
+        raise RuntimeError(f"{out} holds {len(written)} ids, expected {len(done | ids)}.")
+    return Written(missing, len(written))
+
+
+def _context(ray: ModuleType, target: fs.FileSystem, folder: str, progress: bool) -> object:
+    """Return Ray Data's settings for one run: where it notes what is done, what it prints."""
     checkpoint = ray.data.checkpoint.CheckpointConfig(
         "id",
         f"{folder}/_checkpoint",
@@ -132,30 +159,19 @@ def score_table(
     context.enable_progress_bars = progress
     context.print_on_execution_start = False  # it names folders of this machine
     logging.getLogger("ray.data").setLevel(logging.INFO if progress else logging.ERROR)
-    rows = min(PART_ROWS, -(-missing // (4 * workers)))  # small enough that each worker gets some
-    with ray.data.DataContext.current(context):
-        if files[0].endswith(".parquet"):
-            table = ray.data.read_parquet(files, filesystem=source, partitioning=None)
-        else:
-            # Left to guess, the reader takes strings that look like times for times.
-            id_type = pa.string() if isinstance(next(iter(ids)), str) else pa.int64()
-            schema = pa.schema(zip(COLUMNS, [id_type, pa.string(), pa.string()], strict=True))
-            options = pyarrow.json.ParseOptions(schema, unexpected_field_behavior="ignore")
-            table = ray.data.read_json(
-                files, filesystem=source, partitioning=None, parse_options=options
-            )
-        table.select_columns(COLUMNS).repartition(target_num_rows_per_block=rows).map_batches(
-            Scorer,
-            fn_constructor_args=(str(model), precision),
-            batch_size=min(batch_size, rows),
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=1,
-        ).write_parquet(folder, filesystem=target)
-    written = _settle(target, folder, job)
-    if written != done | ids:
-        raise RuntimeError(f"{out} holds {len(written)} ids, expected {len(done | ids)}.")
-    return Written(missing, len(written))
+    return context
+
+
+def _read(ray: ModuleType, source: fs.FileSystem, files: list[str], ids: set) -> object:
+    """Return the table as a Dataset; Ray drops the rows that are done as it reads."""
+    if files[0].endswith(".parquet"):
+        table = ray.data.read_parquet(files, filesystem=source, partitioning=None)
+        return table.select_columns(COLUMNS)
+    # Left to guess, the reader takes strings that look like times for times.
+    id_type = pa.string() if isinstance(next(iter(ids)), str) else pa.int64()
+    schema = pa.schema(zip(COLUMNS, [id_type, pa.string(), pa.string()], strict=True))
+    options = pyarrow.json.ParseOptions(schema, unexpected_field_behavior="ignore")
+    return ray.data.read_json(files, filesystem=source, partitioning=None, parse_options=options)
 
 
 def _connect(workers: int) -> ModuleType:

@@ -144,10 +144,10 @@ def main() -> None:
         parser.error("--questions and --corpus go together: the spans point into that text")
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    from langchain_community.cross_encoders import HuggingFaceCrossEncoder
     from langchain_huggingface import HuggingFaceEmbeddings
 
     from helpers.evaluate import load_judgements
+    from helpers.score import LocalCrossEncoder
 
     try:
         profile = load_profile(arguments.profile)
@@ -161,7 +161,7 @@ def main() -> None:
 
     embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model)
     store = build_index(corpus, embeddings, distance_strategy=profile.distance_strategy)
-    cross_encoder = HuggingFaceCrossEncoder(model_name=profile.reranker_model)
+    cross_encoder = LocalCrossEncoder(profile.reranker_model)
     answered = [question for question in questions if question.spans]
     runs = {
         name: to_run(retriever, answered)

@@ -9,6 +9,7 @@ where the hardware computes them natively.
 """
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,10 @@ try:
     from langchain_core.cross_encoders import BaseCrossEncoder
 except ImportError:  # the container has no LangChain
     BaseCrossEncoder = object
+
+# oneDNN keeps compiled code for each shape that it met, and nearly every batch has one of its own.
+# Read when it is used first, so set before.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, Arm
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

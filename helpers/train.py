@@ -35,6 +35,7 @@ from helpers.evaluate import chunk_id, load_judgements, to_qrels
 from helpers.index import split_text
 from helpers.interaction_bert import from_bi_encoder
 from helpers.profiles import DATA, EMBEDDED_EMBEDDING_SHA256, find_embedding
+from helpers.score import choose_dtype
 
 FILES = {
     "squad": "squad_dev_v1.1.json",
@@ -306,7 +307,8 @@ def fit(
 
 
 def _has_bfloat16() -> bool:
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return choose_dtype("auto", device) is torch.bfloat16
 
 
 def calibrate(

@@ -1,0 +1,243 @@
+"""The bulk job on a real local Ray: the scores of one process, each once, whatever goes wrong."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers import bulk
+from helpers.bulk import JobError, Written, score_table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def rows_of(numbers):
+    return [
+        # Ids and passages that a guessing reader would take for days and for numbers.
+        {"id": f"2024-01-{n:02}", "query": "How many books?", "passage": str(n), "more": [n]}
+        for n in numbers
+    ]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def read(out):
+    """Return what the parts in `out` hold, part by part: {file: {id: score}}."""
+    tables = {path: pq.read_table(path) for path in sorted(out.glob("*.parquet"))}
+    for table in tables.values():
+        assert table.schema.names == ["id", "score"]
+        assert pa.types.is_floating(table.schema.field("score").type)
+    return {
+        path: dict(zip(*table.to_pydict().values(), strict=True)) for path, table in tables.items()
+    }
+
+
+def merged(parts):
+    """Return the scores of all parts; no id may be in two of them."""
+    scores = {name: score for part in parts.values() for name, score in part.items()}
+    assert len(scores) == sum(map(len, parts.values()))
+    return scores
+
+
+@pytest.fixture(scope="module")
+def reranker():
+    """The model that the job takes by default, in this process; Ray ends with these tests."""
+    from helpers.profiles import load_profile
+    from helpers.score import LocalCrossEncoder
+
+    yield LocalCrossEncoder(load_profile().reranker_model)
+    import ray
+
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(tmp_path, reranker):
+    rows = [
+        {"id": n, "query": "What is lent?", "passage": "Books are lent. " * (n % 20 + 1)}
+        for n in range(600)
+    ]
+    folder, out = tmp_path / "pairs", tmp_path / "out"
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows[:400]), folder / "a.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[400:]), folder / "b.parquet")
+    command = [sys.executable, "-m", "helpers.bulk", folder, out, "--batch-size", "16"]
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    while len(finished := list(out.glob("_checkpoint/*[0-9].parquet"))) < 2:
+        assert job.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    workers = [
+        process
+        for process in psutil.Process(job.pid).children(recursive=True)
+        if "Agent" not in " ".join(process.cmdline())
+    ]
+    job.kill()
+    job.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+
+    # As if it had been killed within the first part, too.
+    mark = finished[0]
+    part = out / f"{mark.stem}-0.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    mark.rename(mark.with_name(f"{mark.stem}.pending.parquet"))
+    unfinished = {path.name.split(".")[0] for path in out.glob("_checkpoint/*.pending.parquet")}
+    kept = {p: p.read_bytes() for p in out.glob("*.parquet") if p.stem[:-2] not in unfinished}
+    done = sum(pq.read_metadata(path).num_rows for path in kept)
+    assert 0 < done < len(rows)
+
+    assert score_table(folder, out) == Written(len(rows) - done, len(rows))
+    assert {path: path.read_bytes() for path in kept} == kept
+    scores = merged(read(out))
+    assert scores.keys() == {row["id"] for row in rows}
+    some = rows[::30]
+    expected = reranker.score([(row["query"], row["passage"]) for row in some])
+    assert [scores[row["id"]] for row in some] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_worker_fails_and_the_table_grows(tmp_path, reranker, monkeypatch):
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    rows = rows_of(range(24))
+    write(pairs, rows)
+
+    class Failing(bulk.Scorer):
+        def __call__(self, batch):
+            if "2024-01-20" in batch["id"].to_pylist():
+                while not list(out.glob("_checkpoint/*[0-9].parquet")):
+                    time.sleep(0.1)
+                raise RuntimeError("out of luck")
+            return super().__call__(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "Scorer", Failing)
+        with pytest.raises(Exception, match="out of luck"):
+            score_table(pairs, out, batch_size=4)
+    marks = [path.stem for path in out.glob("_checkpoint/*[0-9].parquet")]
+    done = sum(len(pq.read_table(out / f"{name}-0.parquet")) for name in marks)
+    assert 0 < done < len(rows)
+
+    rows += rows_of(range(24, 30))
+    write(pairs, rows)
+    assert score_table(pairs, out, batch_size=4) == Written(30 - done, 30)
+    parts = read(out)
+    scores = merged(parts)
+    expected = reranker.score([(row["query"], row["passage"]) for row in rows])
+    assert [scores[row["id"]] for row in rows] == pytest.approx(expected, abs=1e-5)
+
+    assert score_table(pairs, out) == Written(0, 30)
+    assert read(out) == parts
+    with pytest.raises(JobError, match="Ray has 4 CPUs, but 3 workers need 5"):
+        score_table(pairs, tmp_path / "new", workers=3)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Something that passes for a model where none gets loaded."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+GOOD = {"id": "a", "query": "why", "passage": "because"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([GOOD, {"id": "b", "query": "why"}], "line 2: passage is missing, found id, query"),
+        ([GOOD, GOOD], "id 'a' occurs twice"),
+        ([GOOD, GOOD | {"id": "b", "passage": ""}], "passage of id 'b' is ''"),
+        ([GOOD | {"query": " \n"}], "query of id 'a'"),
+        ([GOOD | {"query": None}], "query of id 'a' is None"),
+        ([GOOD | {"passage": 7}], "passage of id 'a' is 7"),
+        ([GOOD | {"passage": "\ud83d"}], "passage of id 'a'"),
+        ([GOOD, GOOD | {"id": 1}], "id 1 is of type int"),
+        ([GOOD | {"id": None}], "id None"),
+        ([GOOD | {"id": True}], "id True"),
+        (["not an object"], "line 1: id, query, passage is missing"),
+        ([], "no rows"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, model, rows, message):
+    write(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(JobError, match=message):
+        score_table(tmp_path / "pairs.jsonl", tmp_path / "out", model)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"id": ["a"], "text": ["b"]}, "query, passage is missing, found id, text"),
+        ({"id": ["a", "b"], "query": ["c", None], "passage": ["d", "e"]}, "query of id 'b'"),
+        ({"id": [1, 2, 1], "query": list("abc"), "passage": list("abc")}, "id 1 occurs twice"),
+        ({"id": [0.5], "query": ["a"], "passage": ["b"]}, "id 0.5 is of type float"),
+    ],
+)
+def test_a_bad_column_is_named(tmp_path, model, columns, message):
+    pq.write_table(pa.table(columns), tmp_path / "pairs.parquet")
+    with pytest.raises(JobError, match=message):
+        score_table(tmp_path / "pairs.parquet", tmp_path / "out", model)
+
+
+def test_an_id_may_not_be_in_two_files(tmp_path, model):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for name in ("one", "two"):
+        write(folder / f"{name}.jsonl", [GOOD])
+    with pytest.raises(JobError, match="two.jsonl: id 'a' occurs twice"):
+        score_table(folder, tmp_path / "out", model)
+
+
+def test_files_and_folders_that_cannot_be_used(tmp_path, model):
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    with pytest.raises(JobError, match="does not exist"):
+        score_table(pairs, out, model)
+    write(pairs, [GOOD])
+    with pytest.raises(JobError, match="is a file: expected a folder"):
+        score_table(pairs, pairs, model)
+    with pytest.raises(JobError, match="no safetensors"):
+        score_table(pairs, out, tmp_path)
+    with pytest.raises(JobError, match="precision='fp8'"):
+        score_table(pairs, out, model, precision="fp8")
+    with pytest.raises(JobError, match="Expected a path"):
+        score_table("nowhere://pairs", out, model)
+    pairs.write_bytes(b'{"id": "\xff"}')
+    with pytest.raises(JobError, match="cannot be read"):
+        score_table(pairs, out, model)
+    pairs.rename(tmp_path / "pairs.csv")
+    with pytest.raises(JobError, match="holds .csv files"):
+        score_table(tmp_path / "pairs.csv", out, model)
+    assert not out.exists()
+
+
+def test_a_folder_of_other_scores_is_refused(tmp_path, model):
+    write(tmp_path / "pairs.jsonl", [GOOD])
+    out = tmp_path / "out"
+    out.mkdir()
+    pq.write_table(pa.table({"id": ["a"]}), out / "mine-0.parquet")
+    with pytest.raises(JobError, match=r"disagree about 1 parts \(mine"):
+        score_table(tmp_path / "pairs.jsonl", out, model)
+    (out / "_job.json").write_text('{"precision": "bf16"}')
+    with pytest.raises(JobError, match="another model or precision"):
+        score_table(tmp_path / "pairs.jsonl", out, model)
+    assert (out / "mine-0.parquet").exists()
+
+
+def test_the_command_says_what_is_wrong(tmp_path, model, monkeypatch, capsys):
+    arguments = [str(tmp_path / "pairs.jsonl"), str(tmp_path / "out"), "--model", str(model)]
+    monkeypatch.setattr("sys.argv", ["bulk", *arguments])
+    with pytest.raises(SystemExit):
+        bulk.main()
+    assert "pairs.jsonl does not exist" in capsys.readouterr().err
