@@ -30,6 +30,9 @@ PART_ROWS = 4096  # what a crash costs a worker at most
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # can be spelled in JSON, not stored in Parquet
 
 
+_OURS: list[bool] = []  # not empty: Ray was started here, and may be ended here
+
+
 class JobError(ValueError):
     """A job that cannot start: something is wrong with its table, its folder or its arguments."""
 
@@ -136,6 +139,8 @@ def score_table(
         # The traceback keeps the workers alive, and the next call would wait for their CPUs.
         traceback.clear_frames(error.__traceback__)
         gc.collect()
+        if _OURS:
+            ray.shutdown()
         raise
     written = _settle(target, folder, job)
     if written != done | ids:
@@ -186,6 +191,7 @@ def _connect(workers: int) -> ModuleType:
         local = {"address": "local", "num_cpus": needed, "include_dashboard": False}
         options = {} if os.environ.get("RAY_ADDRESS") else local
         ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+        _OURS.append(True)
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < needed:
         raise JobError(
