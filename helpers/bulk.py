@@ -140,6 +140,7 @@ def score_table(
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         if _OURS:
+            _OURS.clear()
             ray.shutdown()
         raise
     written = _settle(target, folder, job)

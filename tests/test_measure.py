@@ -14,7 +14,7 @@ from helpers.bench.worker import Variant
 from helpers.bench.workloads import calibration_pairs, mixed_pairs
 from helpers.profiles import DATA
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def run(module, monkeypatch, *arguments):

@@ -41,7 +41,7 @@ def main() -> None:
         result["speed"] = {"machine": describe()} | speed(arguments.variants, arguments.small)
         save(result, arguments.out)
     if "growth" in arguments.parts:
-        sizes = {"sizes": (300, 600), "questions": 40} if arguments.small else {}
+        sizes = {"sizes": (300,), "questions": 40} if arguments.small else {}
         result["growth"] = {"machine": describe(), "rows": measure_growth(**sizes)}
         save(result, arguments.out)
     report(result["speed"])
@@ -75,6 +75,8 @@ def speed(names: list[str], small: bool) -> dict:
             "embedded": load_profile("embedded").reranker_model,
             "12 x 768": str(make_bge_shape(Path(folder) / "bge", **shape)),
         }
+        if small:
+            del models["embedded"]
         for model, where in models.items():
             rows, classes = measure(model, where, names, work, rounds)
             result["rows"] += rows
