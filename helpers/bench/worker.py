@@ -69,7 +69,8 @@ def _run(pairs: Pairs) -> dict:
         return {"error": f"more than {MEMORY_LIMIT / 2**30:.0f} GiB"}
     seconds = time.perf_counter() - start
     status = Path("/proc/self/status")
-    high = [line for line in status.read_text().split("\n") if "VmHWM" in line] if peak else []
+    lines = status.read_text().split("\n") if status.exists() else []
+    high = [line for line in lines if "VmHWM" in line]
     bytes_ = int(high[0].split()[1]) * 1024 if high else psutil.Process().memory_info().rss
     return {"seconds": seconds, "peak": bytes_, "scores": [float(score) for score in scores]}
 
