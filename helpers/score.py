@@ -45,10 +45,7 @@ def choose_dtype(precision: str, device: str) -> torch.dtype:
         return PRECISIONS[precision]
     if precision != "auto":
         expected = ", ".join([*PRECISIONS, "auto"])
-        raise ValueError(
-            f"precision (RERANKER_PRECISION in the endpoint) is {precision!r}: "
-            f"expected one of {expected}."
-        )
+        raise ValueError(f"precision is {precision!r}: expected one of {expected}.")
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
     cpuinfo = Path("/proc/cpuinfo")

@@ -23,9 +23,9 @@ with contextlib.suppress(ImportError):
     content_types.UTF8_TYPES.clear()
 
 try:
-    from score import LocalCrossEncoder  # beside this file in the archive
+    from score import PRECISIONS, LocalCrossEncoder  # beside this file in the archive
 except ImportError:
-    from helpers.score import LocalCrossEncoder
+    from helpers.score import PRECISIONS, LocalCrossEncoder
 
 JSON = "application/json"
 PAIR_KEYS = ("text_pairs", "pairs")  # LangChain's name, and the LangChain page's own
@@ -81,9 +81,14 @@ class Reranker(LocalCrossEncoder):
         if os.environ.get("RERANKER_THREADS"):
             torch.set_num_threads(setting("RERANKER_THREADS", 1))
         self.max_pairs = setting("RERANKER_MAX_PAIRS", 2000)
+        precision = os.environ.get("RERANKER_PRECISION") or "fp32"
+        if precision not in (known := [*PRECISIONS, "auto"]):
+            raise ValueError(
+                f"RERANKER_PRECISION is {precision!r}: expected one of {', '.join(known)}."
+            )
         super().__init__(
             folder,
-            precision=os.environ.get("RERANKER_PRECISION") or "fp32",
+            precision=precision,
             batch_tokens=setting("RERANKER_BATCH_TOKENS"),
             max_length=setting("RERANKER_MAX_LENGTH"),
         )
