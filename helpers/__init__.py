@@ -5,7 +5,7 @@
 
 `profiles.py` says which corpus and models, `interaction_bert.py` is the embedded cross-encoder's
 architecture and `train.py` its recipe, `display.py` prints and draws, `endpoint/` serves, `bulk.py`
-scores tables, `openvino_score.py` scores in 8 bits, `bench/` measures speed.
+scores what `tables.py` checks, `openvino_score.py` scores in 8 bits, `bench/` measures speed.
 
 Names load on first use, so that `import helpers` is quick.
 """

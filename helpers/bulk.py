@@ -9,32 +9,23 @@ same path, and PAIRS and OUT on storage they all reach (a shared folder, `s3://.
 import argparse
 import gc
 import hashlib
-import io
 import json
 import logging
 import os
-import re
 import traceback
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.json
-import pyarrow.parquet as pq
 from pyarrow import fs
 
-COLUMNS = ["id", "query", "passage"]
+from helpers.tables import COLUMNS, JobError, check_pairs, find_pairs, locate, settle
+
 PART_ROWS = 4096  # what a crash costs a worker at most
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # can be spelled in JSON, not stored in Parquet
 
-
-_OURS: list[bool] = []  # not empty: Ray was started here, and may be ended here
-
-
-class JobError(ValueError):
-    """A job that cannot start: something is wrong with its table, its folder or its arguments."""
+_started: set[str] = set()  # the nodes of Ray that were started here, and may be ended here
 
 
 class Written(NamedTuple):
@@ -77,7 +68,9 @@ def score_table(
     """Score the rows of `pairs` that `out` does not hold yet.
 
     Uses the Ray that runs or that `RAY_ADDRESS` names, else starts one, which stays for the next
-    call. Only one call at a time may write to `out`. All ids must fit into memory, here and in a
+    call, unless this one fails. After a failure in a Ray that you started, end it yourself
+    (`ray.shutdown()`): it may keep the CPUs of workers that failed, and the next call waits for
+    them. Only one call at a time may write to `out`. All ids must fit into memory, here and in a
     worker of Ray's (about 100 bytes each); of the texts, only what is being scored.
 
     Args:
@@ -111,10 +104,10 @@ def score_table(
         raise JobError(f"{model} holds no safetensors weights: expected a model's folder.")
     sha256 = [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
     job = json.dumps({"precision": precision, "sha256": sha256})
-    source, files = _find(pairs)
-    target, folder = _locate(out)
-    done = _settle(target, folder, job)
-    ids = _check(source, files)
+    source, files = find_pairs(pairs)
+    target, folder = locate(out)
+    done = settle(target, folder, job)
+    ids = check_pairs(source, files)
     missing = len(ids - done)
     if not missing:
         return Written(0, len(done))
@@ -139,11 +132,10 @@ def score_table(
         # The traceback keeps the workers alive, and the next call would wait for their CPUs.
         traceback.clear_frames(error.__traceback__)
         gc.collect()
-        if _OURS:
-            _OURS.clear()
+        if ray.is_initialized() and ray.get_runtime_context().get_node_id() in _started:
             ray.shutdown()
         raise
-    written = _settle(target, folder, job)
+    written = settle(target, folder, job)
     if written != done | ids:
         raise RuntimeError(f"{out} holds {len(written)} ids, expected {len(done | ids)}.")
     return Written(missing, len(written))
@@ -192,7 +184,7 @@ def _connect(workers: int) -> ModuleType:
         local = {"address": "local", "num_cpus": needed, "include_dashboard": False}
         options = {} if os.environ.get("RAY_ADDRESS") else local
         ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
-        _OURS.append(True)
+        _started.add(ray.get_runtime_context().get_node_id())
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < needed:
         raise JobError(
@@ -200,134 +192,6 @@ def _connect(workers: int) -> ModuleType:
             "look up and write. Lower workers, or call ray.shutdown() so that a new Ray starts."
         )
     return ray
-
-
-def _locate(path: str | Path) -> tuple[fs.FileSystem, str]:
-    """Return the filesystem of a path or of a URI such as s3://..., and the path on it."""
-    if "://" in str(path):
-        try:
-            return fs.FileSystem.from_uri(str(path))
-        except pa.ArrowInvalid as error:
-            raise JobError(f"{path}: {error}. Expected a path, or s3://BUCKET/PATH.") from error
-    return fs.LocalFileSystem(), Path(path).absolute().as_posix()
-
-
-def _find(pairs: str | Path) -> tuple[fs.FileSystem, list[str]]:
-    """Return the files of a table: all Parquet, or all JSON lines."""
-    filesystem, path = _locate(pairs)
-    info = filesystem.get_file_info(path)
-    if info.type == fs.FileType.NotFound:
-        raise JobError(f"{pairs} does not exist: expected a file of pairs, or a folder of them.")
-    inside = [] if info.is_file else filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    found = [i for i in [info, *inside] if i.is_file and not i.base_name.startswith((".", "_"))]
-    files = sorted(i.path for i in found)
-    kinds = {Path(file).suffix for file in files}
-    if kinds not in ({".jsonl"}, {".parquet"}):
-        raise JobError(
-            f"{pairs} holds {' and '.join(sorted(kinds)) or 'no'} files: expected .jsonl files or "
-            ".parquet files, and no others."
-        )
-    return filesystem, files
-
-
-def _rows(filesystem: fs.FileSystem, file: str) -> Iterator[dict]:
-    """Read row after row; each has every column."""
-    try:
-        if file.endswith(".parquet"):
-            with pq.ParquetFile(file, filesystem=filesystem) as table:
-                _require(table.schema_arrow.names, file)
-                for batch in table.iter_batches(columns=COLUMNS):
-                    yield from batch.to_pylist()
-            return
-        with io.TextIOWrapper(filesystem.open_input_stream(file), "utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    _require(row if isinstance(row, dict) else [], f"{file}, line {number}")
-                    yield row
-    except JobError:
-        raise
-    except ValueError as error:
-        raise JobError(f"{file} cannot be read: {error}. Write it again.") from error
-
-
-def _require(found: Iterable[str], where: str) -> None:
-    if missing := [name for name in COLUMNS if name not in found]:
-        raise JobError(
-            f"{where}: {', '.join(missing)} is missing, found {', '.join(found) or 'nothing'}; "
-            f"expected the columns {', '.join(COLUMNS)}."
-        )
-
-
-def _check(filesystem: fs.FileSystem, files: list[str]) -> set:
-    """Read the whole table once; return its ids."""
-    ids, kind = set(), None
-    for file in files:
-        for row in _rows(filesystem, file):
-            name = row["id"]
-            kind = kind or type(name)
-            if type(name) is not kind or kind not in (str, int):
-                raise JobError(
-                    f"{file}: id {name!r} is of type {type(name).__name__}: expected only strings "
-                    "or only whole numbers in this column, and none missing."
-                )
-            if name in ids:
-                raise JobError(f"{file}: id {name!r} occurs twice: expected each id once.")
-            for column in COLUMNS[1:]:
-                text = row[column]
-                if not isinstance(text, str) or not text.strip() or HALF_CHARACTER.search(text):
-                    raise JobError(
-                        f"{file}: {column} of id {name!r} is {text!r:.40}: expected text, not "
-                        "empty. Correct the row or drop it."
-                    )
-            ids.add(name)
-    if not ids:
-        raise JobError(f"{files[0]} holds no rows: expected at least one.")
-    return ids
-
-
-def _settle(filesystem: fs.FileSystem, out: str, job: str) -> set:
-    """Delete what a killed run left unfinished in `out`; return the ids that it holds.
-
-    Under `_checkpoint` Ray notes which ids a part holds: as `NAME.pending.parquet` before it
-    writes `NAME-0.parquet`, renamed to `NAME.parquet` after.
-    """
-    if filesystem.get_file_info(out).is_file:
-        raise JobError(f"{out} is a file: expected a folder, or a name that is not taken.")
-    selector = fs.FileSelector(out, recursive=True, allow_not_found=True)
-    found = [info.path for info in filesystem.get_file_info(selector) if info.is_file]
-    if f"{out}/_job.json" in found:
-        with filesystem.open_input_stream(f"{out}/_job.json") as stream:
-            before = stream.read().decode()
-        if before != job:
-            raise JobError(
-                f"{out} holds scores of another model or precision ({before}): expected {job}. "
-                "Their scores share no scale; take another folder."
-            )
-    for mark in [path for path in found if path.endswith(".pending.parquet")]:
-        name = Path(mark).name.removesuffix(".pending.parquet")
-        for path in [path for path in found if Path(path).name.startswith(f"{name}-")] + [mark]:
-            filesystem.delete_file(path)
-            found.remove(path)
-    tables = {path: Path(path).stem for path in found if path.endswith(".parquet")}
-    marks = {path: name for path, name in tables.items() if path.startswith(f"{out}/_checkpoint/")}
-    parts = {path: name.rpartition("-")[0] for path, name in tables.items() if path not in marks}
-    if odd := sorted({*marks.values()} ^ {*parts.values()}):
-        raise JobError(
-            f"{out} and its notes under _checkpoint disagree about {len(odd)} parts ({odd[0]}, "
-            "say): expected only what this command wrote. Take another folder, or delete this one."
-        )
-    ids, rows = set(), 0
-    for path in parts:
-        with pq.ParquetFile(path, filesystem=filesystem) as part:
-            ids.update(part.read(["id"])["id"].to_pylist())
-            rows += part.metadata.num_rows
-    if len(ids) != rows:
-        raise JobError(
-            f"{out} holds {rows} rows with {len(ids)} ids: expected each id once. Two runs may "
-            "have written to it at a time; delete it and start one."
-        )
-    return ids
 
 
 def main() -> None:

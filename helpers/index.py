@@ -75,7 +75,7 @@ def build_index(
         chunk_overlap: Characters that neighbouring chunks may share.
         distance_strategy: The distance that the embedding model was trained for.
         factory: What kind of index, in the words of `faiss.index_factory`: `Flat` compares every
-            vector, `HNSW32` walks a graph, `IVF1024,PQ48` compresses
+            vector, `HNSW32` walks a graph, `IVF1024,PQ48np` compresses
             (https://github.com/facebookresearch/faiss/wiki/The-index-factory).
         folder: Keep the index here (`index.faiss`, `documents.json`, `manifest.json`; nothing is
             pickled) and reuse it. It is built anew when the text, the splitter, the model, the

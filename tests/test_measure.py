@@ -103,7 +103,7 @@ def test_every_way_of_scoring_gives_the_order_of_the_others(name, model_dir, ref
 def test_a_batch_out_of_memory_is_a_row_and_not_a_crash():
     variant = Variant("the page's method", str(DATA / "reranker"))
     try:
-        found = variant.run([("a question", "many words " * 300)] * 4000)
+        found = variant.run([("a question", "many words " * 300)] * 2500)
         assert found == {"error": "more than 8 GiB"}
         assert len(variant.run([("a question", "an answer")] * 2)["scores"]) == 2
     finally:

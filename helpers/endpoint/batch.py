@@ -24,7 +24,7 @@ import boto3
 
 from helpers.endpoint import deploy
 from helpers.endpoint import resources as aws
-from helpers.endpoint.client import EndpointBadAnswer, EndpointCrossEncoder, EndpointRefused, Part
+from helpers.endpoint.client import EndpointBadAnswer, EndpointRefused, Part, read_scores, split
 from helpers.endpoint.client import check as check_pair
 from helpers.endpoint.resources import Deployment, DeploymentError
 
@@ -80,8 +80,9 @@ def batch_transform(
         DeploymentError: The job failed, or a line's answer is not one finite score a pair.
     """
     max_pairs = int((environment or {}).get("RERANKER_MAX_PAIRS") or MAX_PAIRS)
-    if instances < 1:
-        raise ValueError(f"instances is {instances}: expected at least 1.")
+    if min(instances, max_pairs) < 1:
+        found = f"instances is {instances}, max_pairs (RERANKER_MAX_PAIRS) is {max_pairs}"
+        raise ValueError(f"{found}: expected at least 1 of each.")
     name = f"{prefix}-{uuid.uuid4().hex[:8]}"
     made = Deployment(name, region, bucket or name, not bucket, session or boto3.Session())
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +126,6 @@ def write_lines(
         TypeError, ValueError: There are no requests, one is empty, or a pair is not two strings
             or too long for a line.
     """
-    client = EndpointCrossEncoder("", client=object(), max_pairs=max_pairs)  # splits, calls nobody
     lines: list[tuple[int, Part]] = []
     for number, request in enumerate(requests):
         try:
@@ -136,7 +136,7 @@ def write_lines(
                 # The container would refuse it, and with one line the whole job fails.
                 if re.search("[\ud800-\udfff]", "".join(pair)):
                     raise ValueError(f"pair {position} has a lone surrogate, which is no text.")
-            for part in client.split(pairs):
+            for part in split(pairs, max_pairs):
                 opened[len(lines) % len(opened)].write(part.body + b"\n")
                 lines.append((number, Part(part.pairs, b"")))
         except (TypeError, ValueError, EndpointRefused) as error:
@@ -191,7 +191,7 @@ def read_lines(answers: list[list[bytes]], lines: list[tuple[int, Part]]) -> lis
         turn, file = divmod(place, len(answers))
         answer = answers[file][turn] if turn < len(answers[file]) else b"nothing: the file ended"
         try:
-            scores[number] += EndpointCrossEncoder.read(answer, part)
+            scores[number] += read_scores(answer, part)
         except EndpointBadAnswer as error:
             found = answer[:200].decode(errors="replace")
             where = f"line {turn + 1} of {file:03}.jsonl.out: {found}"

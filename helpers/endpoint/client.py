@@ -114,34 +114,13 @@ class EndpointCrossEncoder(BaseCrossEncoder):
         """One score a pair, in order. Raises EndpointError, or falls back: see on_error."""
         pairs = [check(position, pair) for position, pair in enumerate(text_pairs)]
         try:
-            return self.score_parts(list(self.split(pairs)))
+            return self.score_parts(list(split(pairs, self.max_pairs, self.max_bytes)))
         except EndpointError as error:
             if self.on_error == "raise":
                 raise
             message = f"The reranker failed, documents keep the base order. {error}"
             warnings.warn(message, BaseOrderWarning, stacklevel=2)
             return [-float(position) for position in range(1, len(pairs) + 1)]
-
-    def split(self, pairs: list[tuple[str, str]]) -> Iterator[Part]:
-        """Consecutive parts within max_pairs and max_bytes; each pair in exactly one."""
-        start, texts, size = 0, [], ENVELOPE
-        for position, pair in enumerate(pairs):
-            text = json.dumps(list(pair)).encode()
-            if ENVELOPE + len(text) > self.max_bytes:
-                message = f"{len(text):,} bytes of JSON; a request takes {self.max_bytes:,}."
-                raise EndpointRefused(message, range(position, position + 1))
-            if texts and (len(texts) == self.max_pairs or size + len(text) > self.max_bytes):
-                yield self.part(start, texts)
-                start, texts, size = position, [], ENVELOPE
-            texts.append(text)
-            size += len(text) + len(b", ")
-        if texts:
-            yield self.part(start, texts)
-
-    @staticmethod
-    def part(start: int, texts: list[bytes]) -> Part:
-        body = b'{"text_pairs": [' + b", ".join(texts) + b"]}"
-        return Part(range(start, start + len(texts)), body)
 
     def score_parts(self, parts: list[Part]) -> list[float]:
         """All parts' scores, joined in order; the first failure stops what has not begun."""
@@ -170,7 +149,7 @@ class EndpointCrossEncoder(BaseCrossEncoder):
                     ContentType="application/json",
                     Accept="application/json",
                 )
-                return self.read(answer["Body"].read(), part)
+                return read_scores(answer["Body"].read(), part)
             except (ClientError, BotoCoreError) as error:
                 failure, again = describe(error, part)
                 # Exponential, with jitter: clients that failed together shall not return so.
@@ -179,26 +158,50 @@ class EndpointCrossEncoder(BaseCrossEncoder):
                     raise failure from error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    @staticmethod
-    def read(body: bytes, part: Part) -> list[float]:
-        """The scores, counted and checked: zip() in a reranker would lose documents silently."""
-        try:
-            scores = [float(score) for score in json.loads(body)["scores"]]
-        except (ValueError, KeyError, TypeError):
-            raise EndpointBadAnswer('no JSON {"scores": [numbers]} came.', part.pairs) from None
-        if len(scores) != len(part.pairs):
-            message = f"{len(scores)} scores came for {len(part.pairs)} pairs."
-            raise EndpointBadAnswer(message, part.pairs)
-        if not all(map(math.isfinite, scores)):
-            raise EndpointBadAnswer("a score is not a finite number.", part.pairs)
-        return scores
-
 
 def check(position: int, pair: object) -> tuple[str, str]:
     """The pair, if it is one: a string of two characters would unpack into one too."""
     if isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, str) for t in pair):
         return pair[0], pair[1]
     raise TypeError(f"pair {position} is {pair!r:.80}: expected (query, passage), two strings.")
+
+
+def split(
+    pairs: Sequence[tuple[str, str]], max_pairs: int, max_bytes: int = MAX_BYTES
+) -> Iterator[Part]:
+    """Consecutive parts within max_pairs and max_bytes; each pair in exactly one."""
+    start, texts, size = 0, [], ENVELOPE
+    for position, pair in enumerate(pairs):
+        text = json.dumps(list(pair)).encode()
+        if ENVELOPE + len(text) > max_bytes:
+            message = f"{len(text):,} bytes of JSON; a request takes {max_bytes:,}."
+            raise EndpointRefused(message, range(position, position + 1))
+        if texts and (len(texts) == max_pairs or size + len(text) > max_bytes):
+            yield join(start, texts)
+            start, texts, size = position, [], ENVELOPE
+        texts.append(text)
+        size += len(text) + len(b", ")
+    if texts:
+        yield join(start, texts)
+
+
+def join(start: int, texts: list[bytes]) -> Part:
+    body = b'{"text_pairs": [' + b", ".join(texts) + b"]}"
+    return Part(range(start, start + len(texts)), body)
+
+
+def read_scores(body: bytes, part: Part) -> list[float]:
+    """The scores, counted and checked: zip() in a reranker would lose documents silently."""
+    try:
+        scores = [float(score) for score in json.loads(body)["scores"]]
+    except (ValueError, KeyError, TypeError):
+        raise EndpointBadAnswer('no JSON {"scores": [numbers]} came.', part.pairs) from None
+    if len(scores) != len(part.pairs):
+        message = f"{len(scores)} scores came for {len(part.pairs)} pairs."
+        raise EndpointBadAnswer(message, part.pairs)
+    if not all(map(math.isfinite, scores)):
+        raise EndpointBadAnswer("a score is not a finite number.", part.pairs)
+    return scores
 
 
 def describe(error: ClientError | BotoCoreError, part: Part) -> tuple[EndpointError, bool]:
