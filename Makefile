@@ -9,6 +9,8 @@ ALL := $(basename $(notdir $(wildcard notebooks/[0-9]*.ipynb)))
 
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
+# pip need not compile every file (a minute): Python compiles what is used, and keeps it.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup run lab test evaluate bench results hub outputs format
 
@@ -20,7 +22,7 @@ setup: .venv/.ready ## make .venv and install requirements.txt into it
 .venv/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}; try `make PYTHON=python3.11`")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m pip check
 	touch $@

@@ -71,7 +71,7 @@ def score_table(
     call, unless this one fails. After a failure in a Ray that you started, end it yourself
     (`ray.shutdown()`): it may keep the CPUs of workers that failed, and the next call waits for
     them. Only one call at a time may write to `out`. All ids must fit into memory, here and in a
-    worker of Ray's (about 100 bytes each); of the texts, only what is being scored.
+    worker of Ray's; of the texts, only what is being scored.
 
     Args:
         pairs: A `.parquet` or `.jsonl` file, or a folder of one kind, with the columns id

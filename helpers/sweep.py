@@ -10,7 +10,6 @@ import os
 import platform
 import statistics
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from helpers.index import build_index, split_text
 from helpers.profiles import DATA, Profile, load_profile
 from helpers.report import table
 from helpers.rerank import ScoringReranker
+from helpers.score import LocalCrossEncoder
 
 CANDIDATES = (5, 10, 20, 40, 80)
 CHUNK_SIZES = (250, 500, 1000)
@@ -137,8 +137,6 @@ def main() -> None:
     parser.add_argument("--chunk-sizes", type=int, nargs="+", default=CHUNK_SIZES)
     arguments = parser.parse_args()
 
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    from langchain_community.cross_encoders import HuggingFaceCrossEncoder
     from langchain_huggingface import HuggingFaceEmbeddings
 
     profile = load_profile("embedded")
@@ -147,11 +145,12 @@ def main() -> None:
     questions = questions[: arguments.questions]
     models = (
         HuggingFaceEmbeddings(model_name=profile.embedding_model),
-        HuggingFaceCrossEncoder(model_name=profile.reranker_model),
+        LocalCrossEncoder(profile.reranker_model),
     )
     result = {
         "command": "python -m helpers.sweep",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, fp32",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
+        "LocalCrossEncoder in fp32",
         "questions": len(questions),
         "candidates": by_candidates(profile, questions, *models, arguments.candidates),
         "chunk sizes": by_chunk_size(profile, questions, *models, arguments.chunk_sizes),

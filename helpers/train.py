@@ -269,7 +269,7 @@ def fit(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = (
-                0.0  # a few hundred steps do not overfit, and dropout costs a third of the time
+                0.0  # a few hundred steps do not overfit, and dropout costs time
             )
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(out),

@@ -1,7 +1,7 @@
 """How fast is fast: every way of scoring the same pairs, in one run: `python -m helpers.bench`.
 
 Two models (the profile's cross-encoder, and bge-reranker-base's shape with random weights, whose
-speed is the real one's), three workloads, every variant a process of its own that loads its model
+speed is the real one's), four workloads, every variant a process of its own that loads its model
 once. The variants take turns, round by round, so that a busy moment of the machine falls on all.
 Beside the seconds: the peak memory, how far scores lie from fp32's and whether they keep its order,
 and the share of the machine's own matrix multiplication that went into real tokens.

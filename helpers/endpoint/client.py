@@ -69,8 +69,9 @@ class EndpointCrossEncoder(BaseCrossEncoder):
     endpoint_name: the endpoint's name.
     client: a "sagemaker-runtime" client to use as it is; or else
     session, region_name: where to make one from (default: boto3's usual look-up).
-    max_pairs, max_bytes: the largest part. 128 pairs of 512 tokens are seconds on a CPU, and
-        the endpoint waits 60 s; parts are also what runs in parallel.
+    max_pairs, max_bytes: the largest part. The endpoint waits 60 s for its scores: on two cores
+        128 pairs of 512 tokens take the embedded model a fifth of that, and one of
+        bge-reranker-base's size all of it, so lower max_pairs there.
     max_concurrency: parts under way at once.
     attempts: how often a part is tried while the trouble can pass.
     on_error: "raise", or "base_order" to warn and answer -1, -2, -3, ..., which keeps the
