@@ -1,9 +1,10 @@
 """Pairs by the million, on as many machines as Ray has: (id, query, passage) -> (id, score).
 
 `python -m helpers.bulk PAIRS OUT` reads JSON lines or Parquet and writes Parquet parts into the
-folder OUT. What is written stays: after a crash the same command scores only what OUT lacks. With
-`RAY_ADDRESS` set it runs on that cluster, whose machines need this package, the model under the
-same path, and PAIRS and OUT on storage they all reach (a shared folder, `s3://...`).
+folder OUT. What is written stays: after a crash the same command scores only what OUT lacks. On a
+machine of a Ray cluster, `RAY_ADDRESS=auto` takes all of it (from elsewhere: `ray job submit`); its
+machines need this package, the model under the same path, and PAIRS and OUT on storage they all
+reach (a shared folder, `s3://...`). It computes on processors; GPUs are left alone.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +23,7 @@ import pyarrow as pa
 import pyarrow.json
 from pyarrow import fs
 
-from helpers.tables import COLUMNS, JobError, check_pairs, find_pairs, locate, settle
+from helpers.tables import COLUMNS, JobError, check_pairs, digest, find_pairs, locate, settle
 
 PART_ROWS = 4096  # what a crash costs a worker at most
 
@@ -39,6 +41,7 @@ class Scorer:
     """One worker of the pool: loads the model once, then scores batch after batch."""
 
     def __init__(self, model: str, precision: str):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else every worker would fill the same GPU
         import ray
         import torch
 
@@ -49,10 +52,12 @@ class Scorer:
         self.cross_encoder = LocalCrossEncoder(model, precision=precision)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the columns id and score of a batch with id, query and passage."""
+        """Return the columns id, score and digest of a batch with id, query and passage."""
         texts = (batch[name].to_pylist() for name in COLUMNS[1:])
-        scores = self.cross_encoder.score(list(zip(*texts, strict=True)))
-        return pa.table({"id": batch["id"], "score": pa.array(scores, pa.float32())})
+        pairs = list(zip(*texts, strict=True))
+        scores = pa.array(self.cross_encoder.score(pairs), pa.float32())
+        digests = [digest(*pair) for pair in pairs]
+        return pa.table({"id": batch["id"], "score": scores, "digest": digests})
 
 
 def score_table(
@@ -60,7 +65,7 @@ def score_table(
     out: str | Path,
     model: str | Path | None = None,
     *,
-    workers: int = 2,
+    workers: int | None = None,
     precision: str = "fp32",
     batch_size: int = 256,
     progress: bool = False,
@@ -77,11 +82,13 @@ def score_table(
         pairs: A `.parquet` or `.jsonl` file, or a folder of one kind, with the columns id
             (unique; strings or integers), query and passage. Ray reads a JSON file at once: keep
             what is large as Parquet.
-        out: The folder of Parquet parts with the columns id and score (32-bit float), in no
-            particular order. Delete it to start afresh.
+        out: The folder of Parquet parts with the columns id, score (32-bit float) and digest (of
+            the pair), in no particular order. Delete it to start afresh.
         model: The model's folder; by default the profile's reranker.
-        workers: Processes that score, each with one CPU and its own copy of the model.
-        precision: `fp32`, `bf16` or `auto`, as in `LocalCrossEncoder`.
+        workers: Processes that score, each with one CPU and its own copy of the model. By default
+            one for each CPU of this machine, or for all but two of a Ray that runs.
+        precision: `fp32`, `bf16` or `auto`, as in `LocalCrossEncoder`; what `auto` is gets decided
+            here, once for all workers.
         batch_size: Rows handed to the model at once.
         progress: Whether Ray reports its progress.
 
@@ -89,7 +96,8 @@ def score_table(
         JobError: `pairs`, `out` or an argument cannot be used, or Ray has too few CPUs. Nothing
             was scored.
     """
-    if workers < 1 or batch_size < 1 or precision not in ("fp32", "bf16", "auto"):
+    numbers = [batch_size] if workers is None else [batch_size, workers]
+    if min(numbers) < 1 or precision not in ("fp32", "bf16", "auto"):
         raise JobError(
             f"workers={workers}, batch_size={batch_size}, precision={precision!r}: expected whole "
             "numbers of at least 1, and one of fp32, bf16, auto."
@@ -99,20 +107,37 @@ def score_table(
 
         model = load_profile().reranker_model
     model = Path(model).absolute()
-    weights = sorted(model.glob("*.safetensors"))
-    if not weights:
+    if not list(model.glob("*.safetensors")):
         raise JobError(f"{model} holds no safetensors weights: expected a model's folder.")
-    sha256 = [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
-    job = json.dumps({"precision": precision, "sha256": sha256})
+    if precision == "auto":
+        from helpers.score import PRECISIONS, choose_dtype
+
+        dtype = choose_dtype("auto", "cpu")
+        precision = next(name for name in PRECISIONS if PRECISIONS[name] is dtype)
+    # Not the weights alone: the tokenizer and the scale of the scores lie in JSON files.
+    sha256 = hashlib.sha256()
+    for part in sorted([*model.glob("*.safetensors"), *model.glob("*.json"), *model.glob("*.txt")]):
+        sha256.update(part.name.encode() + part.read_bytes())
+    job = json.dumps({"precision": precision, "sha256": sha256.hexdigest()})
     source, files = find_pairs(pairs)
     target, folder = locate(out)
     done = settle(target, folder, job)
+    place = locate(pairs)[1]
+    if source == target and (
+        Path(folder).is_relative_to(place) or Path(place).is_relative_to(folder)
+    ):
+        raise JobError(f"{pairs} and {out} lie one within the other: expected separate places.")
     ids = check_pairs(source, files)
-    missing = len(ids - done)
+    if other := sorted(name for name in ids.keys() & done.keys() if ids[name] != done[name]):
+        raise JobError(
+            f"{out} holds scores of other texts for {len(other)} ids ({other[0]!r}, say). An id "
+            "stands for its texts: give what has changed new ids, or take another folder."
+        )
+    missing = len(ids.keys() - done.keys())
     if not missing:
         return Written(0, len(done))
 
-    ray = _connect(workers)
+    ray, workers = _connect(workers)
     target.create_dir(folder, recursive=True)
     with target.open_output_stream(f"{folder}/_job.json") as stream:
         stream.write(job.encode())
@@ -137,7 +162,10 @@ def score_table(
         raise
     written = settle(target, folder, job)
     if written != done | ids:
-        raise RuntimeError(f"{out} holds {len(written)} ids, expected {len(done | ids)}.")
+        raise RuntimeError(
+            f"{out} holds {len(written)} ids, expected {len(done | ids)} and no others. Did "
+            "another run write to it, or the table change meanwhile? Take another folder."
+        )
     return Written(missing, len(written))
 
 
@@ -160,7 +188,7 @@ def _context(ray: ModuleType, target: fs.FileSystem, folder: str, progress: bool
     return context
 
 
-def _read(ray: ModuleType, source: fs.FileSystem, files: list[str], ids: set) -> object:
+def _read(ray: ModuleType, source: fs.FileSystem, files: list[str], ids: dict) -> object:
     """Return the table as a Dataset; Ray drops the rows that are done as it reads."""
     if files[0].endswith(".parquet"):
         table = ray.data.read_parquet(files, filesystem=source, partitioning=None)
@@ -172,26 +200,38 @@ def _read(ray: ModuleType, source: fs.FileSystem, files: list[str], ids: set) ->
     return ray.data.read_json(files, filesystem=source, partitioning=None, parse_options=options)
 
 
-def _connect(workers: int) -> ModuleType:
-    """Start or find Ray, and refuse one that the workers would fill: it would wait for ever."""
+def _connect(workers: int | None) -> tuple[ModuleType, int]:
+    """Start or find Ray, and refuse one that the workers would fill: it would wait for ever.
+
+    Returns:
+        Ray, and the number of workers.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     import ray.data.checkpoint
 
-    needed = workers + 2  # one reads and writes, one looks up what is done
+    others = 2  # one reads and writes, one looks up what is done
+    if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
+        raise JobError(
+            "RAY_ADDRESS is a Ray Client's, over which Ray Data does not run: start this on a "
+            "machine of the cluster with RAY_ADDRESS=auto, or send it there with `ray job submit`."
+        )
     if not ray.is_initialized():
-        local = {"address": "local", "num_cpus": needed, "include_dashboard": False}
+        cpus = (workers or os.cpu_count()) + others
+        local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         options = {} if os.environ.get("RAY_ADDRESS") else local
         ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
         _started.add(ray.get_runtime_context().get_node_id())
     cpus = int(ray.cluster_resources().get("CPU", 0))
-    if cpus < needed:
+    workers = workers or max(1, cpus - others)
+    if cpus < workers + others:
         raise JobError(
-            f"Ray has {cpus} CPUs, but {workers} workers need {needed}: one each, and two to read, "
-            "look up and write. Lower workers, or call ray.shutdown() so that a new Ray starts."
+            f"Ray has {cpus} CPUs, but {workers} workers need {workers + others}: one each, and "
+            "two to read, look up and write. Lower workers, or call ray.shutdown() so that a new "
+            "Ray starts."
         )
-    return ray
+    return ray, workers
 
 
 def main() -> None:
@@ -202,17 +242,19 @@ def main() -> None:
     )
     parser.add_argument("out", help="folder of Parquet parts: id, score")
     parser.add_argument("--model", help="a model's folder; by default the profile's reranker")
-    parser.add_argument("--workers", type=int, default=2, help="processes, each with one CPU")
+    parser.add_argument("--workers", type=int, help="processes; by default one for each CPU")
     parser.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="fp32")
     parser.add_argument(
         "--batch-size", type=int, default=256, help="rows given to the model at once"
     )
     arguments = parser.parse_args()
+    start = time.perf_counter()
     try:
         new, total = score_table(**vars(arguments), progress=True)
-    except JobError as error:
+    except (JobError, OSError) as error:
         parser.error(str(error))
-    done = f"scored {new} rows" if new else "nothing to do"
+    seconds = time.perf_counter() - start
+    done = f"scored {new} rows in {seconds:.0f} s" if new else "nothing to do"
     print(f"{done}: {arguments.out} holds {total}")
 
 

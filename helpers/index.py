@@ -60,6 +60,7 @@ def build_index(
     chunk_overlap: int = 100,
     distance_strategy: DistanceStrategy = DistanceStrategy.MAX_INNER_PRODUCT,
     factory: str = "Flat",
+    effort: int | None = None,
     folder: str | Path | None = None,
     show_progress: bool = True,
 ) -> FAISS:
@@ -77,6 +78,9 @@ def build_index(
         factory: What kind of index, in the words of `faiss.index_factory`: `Flat` compares every
             vector, `HNSW32` walks a graph, `IVF1024,PQ48np` compresses
             (https://github.com/facebookresearch/faiss/wiki/The-index-factory).
+        effort: What a search of such an index visits: nodes (FAISS's `efSearch`, 16 by default) or
+            cells (`nprobe`, 1 by default). More finds more and takes longer. It is no part of what
+            is kept in `folder`.
         folder: Keep the index here (`index.faiss`, `documents.json`, `manifest.json`; nothing is
             pickled) and reuse it. It is built anew when the text, the splitter, the model, the
             distance or the factory has changed, and, with a warning, when the files are damaged.
@@ -84,8 +88,9 @@ def build_index(
 
     Raises:
         ValueError: The file holds no text, or is not UTF-8; or FAISS cannot make such an index of
-            so many chunks.
+            so many chunks, or `effort` does not fit its kind.
     """
+    parameter = _effort_parameter(factory, effort)
     chunks = split_text(corpus, chunk_size=chunk_size, chunk_overlap=chunk_overlap)
     manifest = {
         "chunks": _sha256(
@@ -99,6 +104,8 @@ def build_index(
     if folder is not None:
         stored = _load_index(Path(folder), manifest, embeddings, distance_strategy)
         if stored is not None:
+            if parameter:
+                faiss.ParameterSpace().set_index_parameter(stored.index, parameter, effort)
             return stored
     texts = [chunk.page_content for chunk in chunks]
     vectors = []
@@ -119,7 +126,22 @@ def build_index(
     )
     if folder is not None:
         _save_index(Path(folder), manifest, store, chunks)
+    if parameter:
+        faiss.ParameterSpace().set_index_parameter(store.index, parameter, effort)
     return store
+
+
+def _effort_parameter(factory: str, effort: int | None) -> str | None:
+    """Return FAISS's name for what `effort` sets, if it is to be set."""
+    if effort is None:
+        return None
+    name = "nprobe" if "IVF" in factory else "efSearch" if "HNSW" in factory else None
+    if name is None or effort < 1:
+        raise ValueError(
+            f"effort is {effort} and factory {factory!r}: expected a whole number of at least 1, "
+            "and a kind with IVF or HNSW in it"
+        )
+    return name
 
 
 def _new_index(factory: str, vectors: np.ndarray, distance_strategy: DistanceStrategy):

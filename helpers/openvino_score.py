@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from helpers.score import LocalCrossEncoder, choose_dtype
+from helpers.score import PRECISIONS, LocalCrossEncoder, choose_dtype
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -30,7 +30,8 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
         how: `batch_tokens` and `max_length`, as `LocalCrossEncoder` takes them.
 
     Raises:
-        ValueError: The precision is unknown, or it is int8 and there are no calibration pairs.
+        ValueError: The precision is unknown, or it is int8 and there are no calibration pairs, or
+            no layers that are known to stand it.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
         calibration: Sequence[tuple[str, str]] = (),
         **how,
     ):
+        if precision not in (known := [*PRECISIONS, "auto", "int8"]):
+            raise ValueError(f"precision is {precision!r}: expected one of {', '.join(known)}.")
         if precision == "int8" and not calibration:
             raise ValueError("precision 'int8' needs calibration pairs: some dozens of your own.")
         self.calibration = calibration
@@ -78,6 +81,11 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
                 # Only the layers are quantised; the score on top of them needs its digits.
                 ignored_scope=nncf.IgnoredScope(patterns=["^(?!.*encoder).*$"], validate=False),
             )
+            if not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
+                raise ValueError(
+                    f"Nothing in a {type(transformer.model).__name__} was quantised: expected its "
+                    "layers in a module named encoder. Take another precision."
+                )
         settings = {
             "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "LATENCY",

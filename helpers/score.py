@@ -80,7 +80,7 @@ class LocalCrossEncoder(BaseCrossEncoder):
         max_length: Tokens of a pair; what is longer is cut. By default the model's own limit.
 
     Raises:
-        ValueError: The precision is unknown, or a number is below 1.
+        ValueError: The precision is unknown, or a number is out of range.
     """
 
     def __init__(
@@ -91,9 +91,10 @@ class LocalCrossEncoder(BaseCrossEncoder):
         batch_tokens: int | None = None,
         max_length: int | None = None,
     ):
-        for name, value in {"batch_tokens": batch_tokens, "max_length": max_length}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: expected a whole number of at least 1.")
+        if batch_tokens is not None and batch_tokens < 1:
+            raise ValueError(
+                f"batch_tokens is {batch_tokens}: expected a whole number of at least 1."
+            )
         self.client = CrossEncoder(
             str(folder),
             trust_remote_code=False,
@@ -101,11 +102,18 @@ class LocalCrossEncoder(BaseCrossEncoder):
             model_kwargs={"use_safetensors": True},
         )
         if max_length is not None:
+            shortest = self.client.tokenizer.num_special_tokens_to_add(pair=True) + 2
+            longest = self.client.max_seq_length or max_length
+            if not shortest <= max_length <= longest:
+                raise ValueError(
+                    f"max_length is {max_length}: expected {shortest} to {longest} tokens, which "
+                    "is what this model takes."
+                )
             self.client.max_seq_length = max_length
-        device = self.client.device.type
-        self.batch_tokens = batch_tokens or (2048 if device == "cpu" else 65_536)
         self.client.eval()
-        self._convert(precision, device)
+        self._convert(precision, self.client.device.type)
+        on_processor = self.client.device.type == "cpu"  # by now
+        self.batch_tokens = batch_tokens or (2048 if on_processor else 65_536)
 
     def _convert(self, precision: str, device: str) -> None:
         dtype = choose_dtype(precision, device)

@@ -1,10 +1,11 @@
-"""What a bulk job reads and where it writes, checked before and after: files -> ids.
+"""What a bulk job reads and where it writes, checked before and after: files -> {id: digest}.
 
 The table is `.jsonl` or `.parquet` files with the columns id, query and passage; the folder holds
-Parquet parts with id and score, and Ray Data's notes of which are done. Both may lie on any storage
-that pyarrow reaches.
+Parquet parts with id, score and the digest of the pair that was scored, and Ray Data's notes of
+which are done. Both may lie on any storage that pyarrow reaches.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -21,6 +22,11 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # can be spelled in JSON, not st
 
 class JobError(ValueError):
     """A job that cannot start: something is wrong with its table, its folder or its arguments."""
+
+
+def digest(query: str, passage: str) -> str:
+    """Return 16 hex digits (64 bits of BLAKE2b) that tell this pair from another."""
+    return hashlib.blake2b(json.dumps([query, passage]).encode(), digest_size=8).hexdigest()
 
 
 def locate(path: str | Path) -> tuple[fs.FileSystem, str]:
@@ -71,7 +77,10 @@ def _rows(filesystem: fs.FileSystem, file: str) -> Iterator[dict]:
         with io.TextIOWrapper(filesystem.open_input_stream(file), "utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    row = json.loads(line)
+                    try:
+                        row = json.loads(line)
+                    except ValueError as error:
+                        raise JobError(f"{file}, line {number} is no JSON: {error}.") from error
                     _require(row if isinstance(row, dict) else [], f"{file}, line {number}")
                     yield row
     except JobError:
@@ -88,13 +97,13 @@ def _require(found: Iterable[str], where: str) -> None:
         )
 
 
-def check_pairs(filesystem: fs.FileSystem, files: list[str]) -> set:
-    """Read the whole table once; return its ids.
+def check_pairs(filesystem: fs.FileSystem, files: list[str]) -> dict[str | int, str]:
+    """Read the whole table once; return each id's digest.
 
     Raises:
         JobError: A row lacks a column or holds no text, or ids are not unique and of one type.
     """
-    ids, kind = set(), None
+    ids, kind = {}, None
     for file in files:
         for row in _rows(filesystem, file):
             name = row["id"]
@@ -103,6 +112,10 @@ def check_pairs(filesystem: fs.FileSystem, files: list[str]) -> set:
                 raise JobError(
                     f"{file}: id {name!r} is of type {type(name).__name__}: expected only strings "
                     "or only whole numbers in this column, and none missing."
+                )
+            if HALF_CHARACTER.search(name) if kind is str else not -(2**63) <= name < 2**63:
+                raise JobError(
+                    f"{file}: id {name!r} cannot be stored: expected text, or 64-bit whole numbers."
                 )
             if name in ids:
                 raise JobError(f"{file}: id {name!r} occurs twice: expected each id once.")
@@ -113,14 +126,14 @@ def check_pairs(filesystem: fs.FileSystem, files: list[str]) -> set:
                         f"{file}: {column} of id {name!r} is {text!r:.40}: expected text, not "
                         "empty. Correct the row or drop it."
                     )
-            ids.add(name)
+            ids[name] = digest(row["query"], row["passage"])
     if not ids:
         raise JobError(f"{files[0]} holds no rows: expected at least one.")
     return ids
 
 
-def settle(filesystem: fs.FileSystem, out: str, job: str) -> set:
-    """Delete what a killed run left unfinished in `out`; return the ids that it holds.
+def settle(filesystem: fs.FileSystem, out: str, job: str) -> dict[str | int, str]:
+    """Delete what a killed run left unfinished in `out`; return the digest of each id it holds.
 
     Under `_checkpoint` Ray notes which ids a part holds: as `NAME.pending.parquet` before it
     writes `NAME-0.parquet`, renamed to `NAME.parquet` after.
@@ -153,10 +166,16 @@ def settle(filesystem: fs.FileSystem, out: str, job: str) -> set:
             f"{out} and its notes under _checkpoint disagree about {len(odd)} parts ({odd[0]}, "
             "say): expected only what this command wrote. Take another folder, or delete this one."
         )
-    ids, rows = set(), 0
+    ids, rows = {}, 0
     for path in parts:
         with pq.ParquetFile(path, filesystem=filesystem) as part:
-            ids.update(part.read(["id"])["id"].to_pylist())
+            if part.schema_arrow.names != ["id", "score", "digest"]:
+                raise JobError(
+                    f"{path} has the columns {', '.join(part.schema_arrow.names)}: expected id, "
+                    "score, digest, as this command writes them. Take another folder."
+                )
+            columns = part.read(["id", "digest"]).to_pydict()
+            ids.update(zip(columns["id"], columns["digest"], strict=True))
             rows += part.metadata.num_rows
     if len(ids) != rows:
         raise JobError(

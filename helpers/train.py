@@ -268,9 +268,7 @@ def fit(
     torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = (
-                0.0  # a few hundred steps do not overfit, and dropout costs time
-            )
+            module.p = 0.0  # a few hundred steps do not overfit, and dropout costs time
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(out),
         max_steps=steps,

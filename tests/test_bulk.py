@@ -40,10 +40,11 @@ def read(out):
     """Return what the parts in `out` hold, part by part: {file: {id: score}}."""
     tables = {path: pq.read_table(path) for path in sorted(out.glob("*.parquet"))}
     for table in tables.values():
-        assert table.schema.names == ["id", "score"]
+        assert table.schema.names == ["id", "score", "digest"]
         assert pa.types.is_floating(table.schema.field("score").type)
     return {
-        path: dict(zip(*table.to_pydict().values(), strict=True)) for path, table in tables.items()
+        path: dict(zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True))
+        for path, table in tables.items()
     }
 
 
@@ -82,6 +83,7 @@ def test_killed_and_failed_and_grown(tmp_path, reranker, monkeypatch):
     write(folder / "a.jsonl", rows[:250])
     write(folder / "b.jsonl", rows[250:])
     command = [sys.executable, "-m", "helpers.bulk", folder, out, "--batch-size", "16"]
+    command += ["--workers", "2"]
     with (tmp_path / "log").open("w") as log:
         job = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
     while len(finished := marks(out)) < 2:
@@ -120,7 +122,7 @@ def test_killed_and_failed_and_grown(tmp_path, reranker, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(bulk, "Scorer", Failing)
         with pytest.raises(Exception, match="out of luck"):
-            score_table(folder, out, batch_size=16)
+            score_table(folder, out, workers=2, batch_size=16)
     assert {path: path.read_bytes() for path in kept} == kept
     done = sum(pq.read_metadata(out / f"{path.stem}-0.parquet").num_rows for path in marks(out))
     assert 0 < done < len(rows)
@@ -141,6 +143,10 @@ def test_killed_and_failed_and_grown(tmp_path, reranker, monkeypatch):
     assert read(out) == parts
     with pytest.raises(JobError, match="Ray has 4 CPUs, but 3 workers need 5"):
         score_table(folder, tmp_path / "new", workers=3)
+    rows[-1]["passage"] = "something else"
+    write(folder / "c.jsonl", rows[400:])
+    with pytest.raises(JobError, match=f"other texts for 1 ids .{rows[-1]['id']}"):
+        score_table(folder, out)
 
 
 @pytest.fixture
@@ -168,6 +174,8 @@ GOOD = {"id": "a", "query": "why", "passage": "because"}
         ([GOOD, GOOD | {"id": 1}], "id 1 is of type int"),
         ([GOOD | {"id": None}], "id None"),
         ([GOOD | {"id": True}], "id True"),
+        ([GOOD | {"id": "\ud83d"}], "cannot be stored"),
+        ([GOOD | {"id": 2**63}], "cannot be stored"),
         (["not an object"], "line 1: id, query, passage is missing"),
         ([], "no rows"),
     ],
@@ -203,7 +211,7 @@ def test_an_id_may_not_be_in_two_files(tmp_path, model):
         score_table(folder, tmp_path / "out", model)
 
 
-def test_files_and_folders_that_cannot_be_used(tmp_path, model):
+def test_files_and_folders_that_cannot_be_used(tmp_path, model, monkeypatch):
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
     with pytest.raises(JobError, match="does not exist"):
         score_table(pairs, out, model)
@@ -216,6 +224,16 @@ def test_files_and_folders_that_cannot_be_used(tmp_path, model):
         score_table(pairs, out, model, precision="fp8")
     with pytest.raises(JobError, match="Expected a path"):
         score_table("nowhere://pairs", out, model)
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "folder" / "pairs.jsonl", [GOOD])
+    with pytest.raises(JobError, match="one within the other"):
+        score_table(tmp_path / "folder", tmp_path / "folder" / "out", model)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(JobError, match="RAY_ADDRESS=auto"):
+        score_table(pairs, out, model)
+    pairs.write_text(json.dumps(GOOD) + "\n{")
+    with pytest.raises(JobError, match="line 2 is no JSON"):
+        score_table(pairs, out, model)
     pairs.write_bytes(b'{"id": "\xff"}')
     with pytest.raises(JobError, match="cannot be read"):
         score_table(pairs, out, model)
@@ -231,6 +249,14 @@ def test_a_folder_of_other_scores_is_refused(tmp_path, model):
     out.mkdir()
     pq.write_table(pa.table({"id": ["a"]}), out / "mine-0.parquet")
     with pytest.raises(JobError, match=r"disagree about 1 parts \(mine"):
+        score_table(tmp_path / "pairs.jsonl", out, model)
+    (out / "_checkpoint").mkdir()
+    pq.write_table(pa.table({"id": ["a"]}), out / "_checkpoint" / "mine.parquet")
+    with pytest.raises(JobError, match="has the columns id: expected id, score, digest"):
+        score_table(tmp_path / "pairs.jsonl", out, model)
+    digests = {"id": ["a"], "score": [0.5], "digest": ["0" * 16]}
+    pq.write_table(pa.table(digests), out / "mine-0.parquet")
+    with pytest.raises(JobError, match="other texts for 1 ids"):
         score_table(tmp_path / "pairs.jsonl", out, model)
     (out / "_job.json").write_text('{"precision": "bf16"}')
     with pytest.raises(JobError, match="another model or precision"):

@@ -370,10 +370,12 @@ GOOD = b'{"scores": [0.5, 1.5]}'
     ],
 )
 def test_a_bad_line_is_named(bad, words):
-    lines = write_lines(numbered(2, 2, 4, 2), [io.BytesIO()], max_pairs=2)
+    requests = numbered(2, 2, 4, 2)
+    lines = write_lines(requests, [io.BytesIO()], max_pairs=2)
     assert read_lines([[GOOD] * 5], lines) == [[0.5, 1.5], [0.5, 1.5], [0.5, 1.5] * 2, [0.5, 1.5]]
+    two = write_lines(requests, [io.BytesIO(), io.BytesIO()], max_pairs=2)
     with pytest.raises(DeploymentError, match=f"request 2, pairs 2 to 3: .*{words}.*") as error:
-        read_lines([[GOOD] * 3, [GOOD, bad]], lines)
+        read_lines([[GOOD] * 3, [GOOD, bad]], two)
     assert "line 2 of 001.jsonl.out" in str(error.value)
     with pytest.raises(DeploymentError, match="6 answers came for 5 lines"):
         read_lines([[GOOD] * 6], lines)
@@ -384,7 +386,7 @@ def test_lines_hold_what_a_request_may():
     files = [io.BytesIO(), io.BytesIO()]
     requests = [*numbered(4500), [("é", "x" * 1_000_000)] * 10, *numbered(1)]
     lines = write_lines(requests, files, max_pairs=batch.MAX_PAIRS)
-    assert [(n, part.pairs) for n, part in lines] == [
+    assert [(n, part.pairs) for _, n, part in lines] == [
         (0, range(2000)),
         (0, range(2000, 4000)),
         (0, range(4000, 4500)),
@@ -393,15 +395,25 @@ def test_lines_hold_what_a_request_may():
         (2, range(1)),
     ]
     written = [file.getvalue().splitlines() for file in files]
-    assert [len(file) for file in written] == [3, 3]
+    sizes = [sum(map(len, file)) for file in written]
+    assert abs(sizes[0] - sizes[1]) <= client.MAX_BYTES  # a line goes to the shorter file
+    waiting = [list(file) for file in written]
     joined = [[], [], []]
-    for place, (number, part) in enumerate(lines):
-        line = written[place % 2][place // 2]
+    for file, number, part in lines:
+        line = waiting[file].pop(0)
         assert len(line) <= client.MAX_BYTES < batch.PAYLOAD_MB * 10**6
         pairs = inference.read_pairs(line, batch.MAX_PAIRS)
         assert len(pairs) == len(part.pairs)
         joined[number] += pairs
     assert joined == requests
+    assert not any(waiting)
+
+
+def test_machines_get_as_much_work_as_each_other():
+    files = [io.BytesIO(), io.BytesIO()]
+    write_lines(numbered(*[2001] * 20), files, max_pairs=2000)  # lines of 2,000 and of 1
+    sizes = [len(file.getvalue()) for file in files]
+    assert max(sizes) < 1.1 * min(sizes)
 
 
 @pytest.mark.parametrize(
@@ -427,7 +439,8 @@ def test_bad_input_is_refused_before_anything_is_made(archive, requests, error, 
     ("how", "error", "words"),
     [
         ({"instances": 0}, ValueError, "instances is 0"),
-        ({"environment": {"RERANKER_MAX_PAIRS": "0"}}, ValueError, "max_pairs"),
+        ({"environment": {"RERANKER_MAX_PAIRS": "0"}}, ValueError, "RERANKER_MAX_PAIRS is 0"),
+        ({"environment": {"RERANKER_MAX_PAIRS": "many"}}, ValueError, "is many: expected"),
         ({"model": "nowhere"}, FileNotFoundError, "nowhere is neither"),
     ],
 )

@@ -373,6 +373,16 @@ def test_an_index_of_another_kind_is_built_anew(corpus, folder):
     assert type(kept.index) is type(again.index)
 
 
+def test_effort_is_set_after_building_and_after_loading(corpus, folder):
+    for cells in (2, 3):  # built, then loaded
+        kept = build(corpus, folder=folder, factory="IVF4,Flat", effort=cells)
+        assert kept.index.nprobe == cells
+    assert build(corpus, factory="HNSW32", effort=99).index.hnsw.efSearch == 99
+    for wrong in ({"effort": 3}, {"factory": "HNSW32", "effort": 0}):
+        with pytest.raises(ValueError, match=f"effort is {wrong['effort']} and factory"):
+            build(corpus, **wrong)
+
+
 @pytest.mark.parametrize(
     ("factory", "said"),
     [("nonsense", "could not parse"), ("IVF4096,Flat", "Number of training points")],

@@ -60,12 +60,34 @@ def test_a_shorter_limit_cuts_the_passage(model_dir):
         ({"precision": "int4"}, "precision .* 'int4': expected one of fp32, bf16, fp16, auto"),
         ({"precision": "int8"}, "expected one of fp32"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
-        ({"max_length": -1}, "max_length is -1"),
+        ({"max_length": -1}, "max_length is -1: expected 5 to 512"),
+        ({"max_length": 4}, "max_length is 4: expected 5 to 512"),
+        ({"max_length": 513}, "max_length is 513: expected 5 to 512"),
     ],
 )
 def test_a_wrong_setting_is_named(model_dir, settings, said):
     with pytest.raises(ValueError, match=said):
         LocalCrossEncoder(model_dir, **settings)
+
+
+def test_openvino_names_its_own_precisions(model_dir):
+    with pytest.raises(ValueError, match="'int4': expected one of fp32, bf16, fp16, auto, int8"):
+        OpenVINOCrossEncoder(model_dir, precision="int4")
+
+
+def test_eight_bits_that_would_quantise_nothing_are_refused(model_dir, tmp_path):
+    """DistilBERT's layers lie in no module of the name that the quantiser looks for."""
+    from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer), dim=32, hidden_dim=32, n_layers=1, n_heads=2, num_labels=1
+    )
+    DistilBertForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pairs = [("a question", "an answer")]
+    with pytest.raises(ValueError, match="Nothing in a DistilBert.* was quantised"):
+        OpenVINOCrossEncoder(tmp_path, precision="int8", calibration=pairs)
 
 
 def test_eight_bits_need_pairs_to_calibrate_with(model_dir):

@@ -1,4 +1,4 @@
-"""Score a big table on AWS without an endpoint: requests come in, lists of scores go out.
+"""Score many requests on AWS without an endpoint: pairs come in, lists of scores go out.
 
 SageMaker's Batch Transform starts instances, sends the container one line after another, keeps
 the answers, and ends the instances; they cost money only in between. In the bucket it looks so:
@@ -79,10 +79,10 @@ def batch_transform(
         TypeError, ValueError: Something in `requests` is no request; nothing was made on AWS.
         DeploymentError: The job failed, or a line's answer is not one finite score a pair.
     """
-    max_pairs = int((environment or {}).get("RERANKER_MAX_PAIRS") or MAX_PAIRS)
-    if min(instances, max_pairs) < 1:
-        found = f"instances is {instances}, max_pairs (RERANKER_MAX_PAIRS) is {max_pairs}"
-        raise ValueError(f"{found}: expected at least 1 of each.")
+    max_pairs = str((environment or {}).get("RERANKER_MAX_PAIRS") or MAX_PAIRS)
+    for what, number in {"instances": str(instances), "RERANKER_MAX_PAIRS": max_pairs}.items():
+        if not number.isdecimal() or int(number) < 1:
+            raise ValueError(f"{what} is {number}: expected a whole number of at least 1.")
     name = f"{prefix}-{uuid.uuid4().hex[:8]}"
     made = Deployment(name, region, bucket or name, not bucket, session or boto3.Session())
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def batch_transform(
         inputs = [Path(folder) / f"{number:03}.jsonl" for number in range(instances)]
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(path.open("wb")) for path in inputs]
-            lines = write_lines(requests, opened, max_pairs)
+            lines = write_lines(requests, opened, int(max_pairs))
         inputs = inputs[: len(lines)]  # what has no line needs no instance
         try:
             arn = deploy.get_role(made, role)
@@ -116,17 +116,18 @@ def batch_transform(
 
 def write_lines(
     requests: Iterable[Sequence[tuple[str, str]]], opened: Sequence[BinaryIO], max_pairs: int
-) -> list[tuple[int, Part]]:
-    """Write the requests as lines, to each file in turn: so all instances get as many.
+) -> list[tuple[int, int, Part]]:
+    """Write the requests as lines, each to the shortest file: so all instances get as much.
 
     Returns:
-        What each line holds: the request's number, and which of its pairs.
+        Where each line went and what it holds: the file's number, the request's number, and which
+        of its pairs.
 
     Raises:
         TypeError, ValueError: There are no requests, one is empty, or a pair is not two strings
             or too long for a line.
     """
-    lines: list[tuple[int, Part]] = []
+    lines: list[tuple[int, int, Part]] = []
     for number, request in enumerate(requests):
         try:
             pairs = [check_pair(position, pair) for position, pair in enumerate(request)]
@@ -137,8 +138,9 @@ def write_lines(
                 if re.search("[\ud800-\udfff]", "".join(pair)):
                     raise ValueError(f"pair {position} has a lone surrogate, which is no text.")
             for part in split(pairs, max_pairs):
-                opened[len(lines) % len(opened)].write(part.body + b"\n")
-                lines.append((number, Part(part.pairs, b"")))
+                file = min(range(len(opened)), key=lambda file: opened[file].tell())
+                opened[file].write(part.body + b"\n")
+                lines.append((file, number, Part(part.pairs, b"")))
         except (TypeError, ValueError, EndpointRefused) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"request {number}: {error}") from None
@@ -184,11 +186,13 @@ def download(made: Deployment, names: list[str]) -> list[list[bytes]]:
     return answers
 
 
-def read_lines(answers: list[list[bytes]], lines: list[tuple[int, Part]]) -> list[list[float]]:
-    """The scores of each request, from files that were filled in turn, as by `write_lines`."""
-    scores: list[list[float]] = [[] for _ in range(lines[-1][0] + 1)]
-    for place, (number, part) in enumerate(lines):
-        turn, file = divmod(place, len(answers))
+def read_lines(answers: list[list[bytes]], lines: list[tuple[int, int, Part]]) -> list[list[float]]:
+    """The scores of each request, from the answers to what `write_lines` wrote."""
+    scores: list[list[float]] = [[] for _ in range(lines[-1][1] + 1)]
+    turns = [0] * len(answers)
+    for file, number, part in lines:
+        turn = turns[file]
+        turns[file] += 1
         answer = answers[file][turn] if turn < len(answers[file]) else b"nothing: the file ended"
         try:
             scores[number] += read_scores(answer, part)
