@@ -1,7 +1,7 @@
 """Quality against the number of candidates and the chunk size: `python -m helpers.sweep`.
 
 The embedded corpus and its dev questions come in, `data/results/sweep.json` goes out; notebook 04
-draws it. About ten minutes on two cores.
+draws it. About four minutes on two cores.
 """
 
 import argparse

@@ -145,7 +145,7 @@ def test_killed_and_failed_and_grown(tmp_path, reranker, monkeypatch):
         score_table(folder, tmp_path / "new", workers=3)
     rows[-1]["passage"] = "something else"
     write(folder / "c.jsonl", rows[400:])
-    with pytest.raises(JobError, match=f"other texts for 1 ids .{rows[-1]['id']}"):
+    with pytest.raises(JobError, match=f"other texts for 1 ids ..{rows[-1]['id']}"):
         score_table(folder, out)
 
 
