@@ -17,12 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 EXECUTED = ROOT / "build" / "notebooks"
 
 
-def drop_stderr(path: Path) -> None:
-    """Leave progress bars and loading reports to whoever runs the cells."""
+def drop_progress(path: Path) -> None:
+    """Leave progress bars (empty ones are displayed too) and loading reports to who runs it."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = [
+                o
+                for o in cell.outputs
+                if o.get("name") != "stderr" and o.get("data", {}).get("text/plain") != ""
+            ]
     nbformat.write(notebook, path)
 
 
@@ -60,7 +64,7 @@ def main(names: list[str]) -> int:
         # Not the repository's own pytest settings: these are notebooks, not tests.
         command += ["-c", os.devnull, f"--rootdir={EXECUTED}", copy]
         code = subprocess.run(command, cwd=EXECUTED, env=environment).returncode or code
-        drop_stderr(Path(copy))
+        drop_progress(Path(copy))
     if code == 0:
         command = [sys.executable, "-m", "nbconvert", "--to", "html", "--log-level", "ERROR"]
         command += ["--output-dir", str(ROOT / "build" / "html"), *copies]
