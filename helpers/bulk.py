@@ -110,10 +110,9 @@ def score_table(
     if not list(model.glob("*.safetensors")):
         raise JobError(f"{model} holds no safetensors weights: expected a model's folder.")
     if precision == "auto":
-        from helpers.score import PRECISIONS, choose_dtype
+        from helpers.score import auto_precision
 
-        dtype = choose_dtype("auto", "cpu")
-        precision = next(name for name in PRECISIONS if PRECISIONS[name] is dtype)
+        precision = auto_precision("cpu")
     # Not the weights alone: the tokenizer and the scale of the scores lie in JSON files.
     sha256 = hashlib.sha256()
     for part in sorted([*model.glob("*.safetensors"), *model.glob("*.json"), *model.glob("*.txt")]):

@@ -90,7 +90,9 @@ def build_index(
         ValueError: The file holds no text, or is not UTF-8; or FAISS cannot make such an index of
             so many chunks, or `effort` does not fit its kind.
     """
-    parameter = _effort_parameter(factory, effort)
+    parameter = None if effort is None else effort_parameter(factory)
+    if parameter and effort < 1:
+        raise ValueError(f"effort is {effort}: expected a whole number of at least 1")
     chunks = split_text(corpus, chunk_size=chunk_size, chunk_overlap=chunk_overlap)
     manifest = {
         "chunks": _sha256(
@@ -131,17 +133,16 @@ def build_index(
     return store
 
 
-def _effort_parameter(factory: str, effort: int | None) -> str | None:
-    """Return FAISS's name for what `effort` sets, if it is to be set."""
-    if effort is None:
-        return None
-    name = "nprobe" if "IVF" in factory else "efSearch" if "HNSW" in factory else None
-    if name is None or effort < 1:
-        raise ValueError(
-            f"effort is {effort} and factory {factory!r}: expected a whole number of at least 1, "
-            "and a kind with IVF or HNSW in it"
-        )
-    return name
+def effort_parameter(factory: str) -> str:
+    """Return FAISS's name for what a search of such an index visits.
+
+    Raises:
+        ValueError: An index of this kind has no such setting.
+    """
+    for kind, name in {"IVF": "nprobe", "HNSW": "efSearch"}.items():
+        if kind in factory:
+            return name
+    raise ValueError(f"factory {factory!r} takes no effort: expected a kind with IVF or HNSW in it")
 
 
 def _new_index(factory: str, vectors: np.ndarray, distance_strategy: DistanceStrategy):

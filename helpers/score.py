@@ -35,22 +35,24 @@ FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, Arm
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def auto_precision(device: str) -> str:
+    """Name the precision that `auto` is: 16 bits where `device` computes them natively."""
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return "bf16" if device == "cpu" and words & FAST_BF16 else "fp32"
+
+
 def choose_dtype(precision: str, device: str) -> torch.dtype:
-    """Return the type to compute in: `auto` takes 16 bits where `device` computes them natively.
+    """Return the type to compute in.
 
     Raises:
         ValueError: The precision is not fp32, bf16, fp16 or auto.
     """
-    if precision in PRECISIONS:
-        return PRECISIONS[precision]
-    if precision != "auto":
-        expected = ", ".join([*PRECISIONS, "auto"])
-        raise ValueError(f"precision is {precision!r}: expected one of {expected}.")
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    cpuinfo = Path("/proc/cpuinfo")
-    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return torch.bfloat16 if device == "cpu" and words & FAST_BF16 else torch.float32
+    if precision not in (known := [*PRECISIONS, "auto"]):
+        raise ValueError(f"precision is {precision!r}: expected one of {', '.join(known)}.")
+    return PRECISIONS[auto_precision(device) if precision == "auto" else precision]
 
 
 def bounded_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -22,7 +22,7 @@ from helpers.bench.speed import ROUNDS, measure, report
 from helpers.bench.variants import VARIANTS
 from helpers.bench.workloads import make_bge_shape, workloads
 from helpers.profiles import DATA, load_profile
-from helpers.score import PRECISIONS, choose_dtype
+from helpers.score import auto_precision
 
 PARTS = ("speed", "growth")
 
@@ -62,7 +62,7 @@ def speed(names: list[str], small: bool) -> dict:
         work = {name: pairs[:6] for name, pairs in work.items()}
         rounds = dict.fromkeys(ROUNDS, 1)
         shape = {"vocab_size": 31_000, "num_hidden_layers": 1}
-    auto = next(n for n, dtype in PRECISIONS.items() if dtype is choose_dtype("auto", "cpu"))
+    auto = auto_precision("cpu")
     limits = [matmul_gflops()]
     result = {
         "precisions": {n: auto if VARIANTS[n][1] == "auto" else VARIANTS[n][1] for n in names},
