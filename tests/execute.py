@@ -24,13 +24,17 @@ def drop_progress(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    lines = output.text.splitlines(keepends=True)
+                    output.text = "".join(line for line in lines if "(raylet)" not in line)
             cell.outputs = [o for o in cell.outputs if not _passing(o)]
     nbformat.write(notebook, path)
 
 
 def _passing(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream":
-        return output.name == "stderr" or output.text.startswith("\x1b[33m(raylet)\x1b[0m WARNING")
+        return output.name == "stderr" or not output.text
     return output.get("data", {}).get("text/plain") == ""  # an empty bar is displayed, too
 
 
