@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from helpers.score import PRECISIONS, LocalCrossEncoder, choose_dtype
+from helpers.score import LocalCrossEncoder, check_precision, choose_dtype
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -42,8 +42,7 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
         calibration: Sequence[tuple[str, str]] = (),
         **how,
     ):
-        if precision not in (known := [*PRECISIONS, "auto", "int8"]):
-            raise ValueError(f"precision is {precision!r}: expected one of {', '.join(known)}.")
+        check_precision(precision, more=["int8"])
         if precision == "int8" and not calibration:
             raise ValueError("precision 'int8' needs calibration pairs: some dozens of your own.")
         self.calibration = calibration

@@ -44,14 +44,24 @@ def auto_precision(device: str) -> str:
     return "bf16" if device == "cpu" and words & FAST_BF16 else "fp32"
 
 
+def check_precision(precision: str, name: str = "precision", more: Sequence[str] = ()) -> None:
+    """Refuse what is not fp32, bf16, fp16, auto or one of `more`.
+
+    Raises:
+        ValueError: It is none of them; the message calls it by `name`.
+    """
+    known = [*PRECISIONS, "auto", *more]
+    if precision not in known:
+        raise ValueError(f"{name} is {precision!r}: expected one of {', '.join(known)}.")
+
+
 def choose_dtype(precision: str, device: str) -> torch.dtype:
     """Return the type to compute in.
 
     Raises:
         ValueError: The precision is not fp32, bf16, fp16 or auto.
     """
-    if precision not in (known := [*PRECISIONS, "auto"]):
-        raise ValueError(f"precision is {precision!r}: expected one of {', '.join(known)}.")
+    check_precision(precision)
     return PRECISIONS[auto_precision(device) if precision == "auto" else precision]
 
 

@@ -23,9 +23,9 @@ with contextlib.suppress(ImportError):
     content_types.UTF8_TYPES.clear()
 
 try:
-    from score import PRECISIONS, LocalCrossEncoder  # beside this file in the archive
+    from score import LocalCrossEncoder, check_precision  # beside this file in the archive
 except ImportError:
-    from helpers.score import PRECISIONS, LocalCrossEncoder
+    from helpers.score import LocalCrossEncoder, check_precision
 
 JSON = "application/json"
 PAIR_KEYS = ("text_pairs", "pairs")  # LangChain's name, and the LangChain page's own
@@ -82,10 +82,7 @@ class Reranker(LocalCrossEncoder):
             torch.set_num_threads(setting("RERANKER_THREADS", 1))
         self.max_pairs = setting("RERANKER_MAX_PAIRS", 2000)
         precision = os.environ.get("RERANKER_PRECISION") or "fp32"
-        if precision not in (known := [*PRECISIONS, "auto"]):
-            raise ValueError(
-                f"RERANKER_PRECISION is {precision!r}: expected one of {', '.join(known)}."
-            )
+        check_precision(precision, "RERANKER_PRECISION")
         super().__init__(
             folder,
             precision=precision,
