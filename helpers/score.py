@@ -8,7 +8,6 @@ size, and on a processor the matrices are multiplied by oneDNN. `precision="auto
 where the hardware computes them natively.
 """
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,6 @@ from pathlib import Path
 import torch
 from sentence_transformers import CrossEncoder
 from torch.utils import mkldnn
-
-with contextlib.suppress(ImportError):
-    import helpers.interaction_bert  # noqa: F401  (registers the embedded one's architecture)
-with contextlib.suppress(ImportError):
-    import interaction_bert  # noqa: F401  (in the container it lies beside this file)
 
 try:
     from langchain_core.cross_encoders import BaseCrossEncoder

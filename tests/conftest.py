@@ -11,8 +11,6 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
     """The repository's own reranker."""
-    import helpers.interaction_bert  # noqa: F401  (registers its architecture)
-
     return ROOT / "data" / "reranker"
 
 

@@ -9,12 +9,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 EXECUTED = ROOT / "build" / "notebooks"
+# A cell may take this long: thirty times what the longest takes on two fast cores.
+CELL_SECONDS = int(os.environ.get("CELL_SECONDS", "1800"))
 
 
 def drop_progress(path: Path) -> None:
@@ -66,12 +69,15 @@ def main(names: list[str]) -> int:
             "-q",
             "--nbmake",
             "--overwrite",
+            f"--nbmake-timeout={CELL_SECONDS}",
             "-p",
             "no:cacheprovider",
         ]
         # Not the repository's own pytest settings: these are notebooks, not tests.
         command += ["-c", os.devnull, f"--rootdir={EXECUTED}", copy]
+        start = time.monotonic()
         code = subprocess.run(command, cwd=EXECUTED, env=environment).returncode or code
+        print(f"[{time.monotonic() - start:.0f} s] {Path(copy).name}", flush=True)
         drop_progress(Path(copy))
     if code == 0:
         command = [sys.executable, "-m", "nbconvert", "--to", "html", "--log-level", "ERROR"]

@@ -15,7 +15,6 @@ import pytest
 from helpers import bulk
 from helpers.bulk import JobError, Written, score_table
 
-pytestmark = pytest.mark.timeout(900)  # Ray takes its time to start
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,9 +13,19 @@ from helpers.bench.machine import encoder_flops
 from helpers.bench.variants import VARIANTS
 from helpers.bench.worker import Variant
 from helpers.bench.workloads import calibration_pairs, mixed_pairs
+from helpers.evaluate import load_judgements
+from helpers.measure import reading
+from helpers.measure.contrast import (
+    contrast_table,
+    few_shared_words,
+    judged,
+    passage_alone,
+    share,
+)
 from helpers.profiles import DATA
+from helpers.score import LocalCrossEncoder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
 def run(module, monkeypatch, *arguments):
@@ -36,6 +47,109 @@ def test_sweep(tmp_path, monkeypatch, capsys):
         assert row["seconds"] > 0
     assert result["candidates"][0]["recall"] <= result["candidates"][1]["recall"]
     assert result["chunk sizes"][0]["chunks"] == 120
+
+
+def test_reading(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "reading.json"
+    small = ("--questions", 3, "--splits", "dev", "--work", tmp_path / "start")
+    run(reading, monkeypatch, "--out", out, *small)
+    result = json.loads(out.read_text())
+    committed = json.loads((DATA / "results" / "reading.json").read_text())
+    assert result.keys() == committed.keys()
+    assert result["contrast"]["dev"].keys() == committed["contrast"]["dev"].keys()
+    found, kept = (r["ranking"]["address, dev"] for r in (result, committed))
+    assert found.keys() == kept.keys()
+    assert all(0 <= row["nDCG@10"] <= 1 for row in found.values())
+    answerable = len(result["first passages"]["address, dev"])
+    assert answerable == 6
+    for (score, right), (old, was) in zip(
+        result["first passages"]["address, dev"][:3],
+        [
+            row
+            for row, q in zip(
+                committed["first passages"]["address, dev"], judged_questions("dev"), strict=True
+            )
+            if q.spans
+        ],
+        strict=False,
+    ):
+        assert score == pytest.approx(old, abs=0.02)
+        assert right == was
+
+
+def judged_questions(split):
+    text = (DATA / "address.txt").read_text(encoding="utf-8")
+    return load_judgements(DATA / "judgements.jsonl", text, split)
+
+
+RECORD = {
+    "id": "w1",
+    "question": "When does it open?",
+    "answer": "At nine.",
+    "decoys": [
+        {"kind": "attribute", "text": "It is free.", "answers": "What does it cost?"},
+        {"kind": "heading", "text": "When does it open?"},
+    ],
+}
+
+
+def scorer(**known):
+    """Scores by the passage's first word, or by (question's first word, passage's)."""
+    return lambda pairs: [
+        known.get(f"{q.split()[0]}_{p.split()[0]}", known.get(p.split()[0], 0.0)) for q, p in pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("score", "both", "first", "beaten"),
+    [
+        (scorer(When_At=2, When_It=1, What_It=1, When_When=1), 1, 1, 1),
+        (scorer(At=2, It=1, When=3), 0, 1, 0),  # the passage alone wins both times
+        (scorer(), 0, 0, 0),  # ties are wrong
+    ],
+)
+def test_a_pair_is_right_when_both_questions_prefer_their_own(score, both, first, beaten):
+    table = contrast_table(judged([RECORD], score))["right"]
+    assert table["pairs right both ways", "attribute"] == both
+    assert table["their first question alone", "all"] == first
+    assert table["decoys beaten", "heading"] == beaten
+
+
+def test_the_interval_draws_questions_and_not_comparisons():
+    right = [1] * 10 + [0] * 10
+    alike = pd.DataFrame({"id": ["a"] * 10 + ["b"] * 10, "right": right})
+    apart = pd.DataFrame({"id": [str(n) for n in range(20)], "right": right})
+    assert share(alike)[1:] == (0, 1)
+    assert 0.2 < share(apart)[1] < share(apart)[2] < 0.8
+
+
+def test_controls_see_what_they_say(model_dir):
+    assert few_shared_words([("a b", "a b c"), ("a b", "a d"), ("a b", "e")]) == [-1, -0.5, 0]
+    asked = []
+    passage_alone(lambda pairs: asked.extend(pairs) or [0.0])([("a question", "a passage")])
+    assert asked == [("", "a passage")]
+
+
+def test_with_attention_closed_words_of_the_question_reach_no_word_of_the_passage(model_dir):
+    """Only [CLS] sees both: the passage's own states do not depend on the question."""
+    closed, plain = reading.ClosedCrossEncoder(model_dir), LocalCrossEncoder(model_dir)
+    states = []
+    layer = closed.model.bert.encoder.layer[-1]
+    layer.register_forward_hook(lambda _, __, out: states.append(out))
+    pairs = [("how deep is it", "nine metres"), ("who cut the ribbon", "nine metres")]
+    scores = [closed.score([pair])[0] for pair in pairs]
+    last = [state[0] if isinstance(state, tuple) else state for state in states]
+    one, other = (torch.as_tensor(state).reshape(-1, 384)[-3:] for state in last)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    opened = plain.score(pairs)
+    assert scores[0] != pytest.approx(scores[1], abs=1e-6)  # [CLS] does read both
+    assert opened[0] != pytest.approx(1 / (1 + np.exp(-scores[0])), abs=1e-3)
+
+
+def test_the_area_is_half_for_scores_that_say_nothing():
+    found = reading.area([0.1, 0.5, 0.9], [0.1, 0.5, 0.9])
+    assert found["AUC"] == 0.5
+    assert reading.area([0.8, 0.9], [0.1, 0.2])["AUC"] == 1
 
 
 def test_a_collection_is_measured_and_a_second_implementation_agrees(tmp_path, monkeypatch, capsys):

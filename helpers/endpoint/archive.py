@@ -3,7 +3,6 @@
 model.safetensors, config.json, ...   unpacked to /opt/ml/model
 code/inference.py                     what the container runs
 code/score.py                         how it scores: batches and precision
-code/interaction_bert.py              the embedded cross-encoder's architecture
 code/requirements.txt                 what it installs first
 """
 
@@ -13,11 +12,10 @@ import tarfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Name in code/ -> file. Scoring and the embedded cross-encoder's architecture travel along.
+# Name in code/ -> file. Scoring travels along.
 CODE_FILES = {
     "inference.py": HERE / "inference.py",
     "score.py": HERE.parent / "score.py",
-    "interaction_bert.py": HERE.parent / "interaction_bert.py",
     "requirements.txt": HERE / "requirements.txt",
 }
 NEVER = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib", ".pyc"}  # pickles, and leftovers
