@@ -18,6 +18,7 @@ _WHERE = {
     "Profile": "helpers.profiles",
     "ProfileError": "helpers.profiles",
     "ScoringReranker": "helpers.rerank",
+    "SimilarityRetriever": "helpers.index",
     "build_index": "helpers.index",
     "load_profile": "helpers.profiles",
     "local_endpoint": "helpers.endpoint.local",

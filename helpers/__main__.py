@@ -25,6 +25,7 @@ def main() -> None:
         LocalCrossEncoder,
         ProfileError,
         ScoringReranker,
+        SimilarityRetriever,
         build_index,
         load_profile,
     )
@@ -38,8 +39,10 @@ def main() -> None:
         HuggingFaceEmbeddings(model_name=profile.embedding_model),
         distance_strategy=profile.distance_strategy,
     )
-    docs = index.similarity_search(arguments.question, k=arguments.k)
-    reranker = ScoringReranker(model=LocalCrossEncoder(profile.reranker_model))
+    docs = SimilarityRetriever(store=index, k=arguments.k).invoke(arguments.question)
+    reranker = ScoringReranker(
+        model=LocalCrossEncoder(profile.reranker_model), base_weight=profile.base_weight
+    )
     reranked = reranker.compress_documents(docs, arguments.question)
     if arguments.plot:
         from helpers import plot_rank_changes

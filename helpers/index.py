@@ -18,9 +18,12 @@ from langchain_community.docstore.in_memory import InMemoryDocstore
 from langchain_community.document_loaders import TextLoader
 from langchain_community.vectorstores import FAISS
 from langchain_community.vectorstores.utils import DistanceStrategy
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
 from langchain_text_splitters import RecursiveCharacterTextSplitter
+from pydantic import ConfigDict, PositiveInt, model_validator
 from tqdm.auto import tqdm
 
 PROBE = "Which model made these vectors?"
@@ -131,6 +134,41 @@ def build_index(
     if parameter:
         faiss.ParameterSpace().set_index_parameter(store.index, parameter, effort)
     return store
+
+
+class SimilarityRetriever(BaseRetriever):
+    """A FAISS store's nearest passages, each with its similarity to the query.
+
+    Documents are copies with `metadata["similarity"]`, the inner product of query and passage
+    (for vectors of length 1 the cosine), which `ScoringReranker(base_weight=...)` reads.
+
+    Attributes:
+        store: What `build_index` returns.
+        k: How many passages.
+    """
+
+    store: FAISS
+    k: PositiveInt = 20
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _by_inner_product(self) -> "SimilarityRetriever":
+        if self.store.index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError(
+                "the store compares by distance, where less is nearer: expected an index by inner "
+                "product (build_index's default)"
+            )
+        return self
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        found = self.store.similarity_search_with_score(query, k=self.k)
+        return [
+            doc.model_copy(update={"metadata": doc.metadata | {"similarity": float(similarity)}})
+            for doc, similarity in found
+        ]
 
 
 def effort_parameter(factory: str) -> str:

@@ -45,6 +45,8 @@ class Profile:
         distance_strategy: What `FAISS.from_documents(distance_strategy=...)` takes, the distance
             that the embedding was trained for. Both models are compared by inner product; the
             embedded one gives vectors of length 1, for which that is the cosine.
+        base_weight: What `ScoringReranker(base_weight=...)` takes: how much the first stage counts
+            beside the reranker. Fitted on dev questions for the embedded pair; 0 for the others.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Profile:
     embedding_model: str
     reranker_model: str
     distance_strategy: DistanceStrategy = DistanceStrategy.MAX_INNER_PRODUCT
+    base_weight: float = 0.0
 
 
 def load_profile(name: str | None = None) -> Profile:
@@ -139,9 +142,16 @@ def _embedded() -> Profile:
     corpus = DATA / "address.txt"
     if not corpus.is_file():
         raise ProfileError(f"the corpus is missing: expected {corpus}; `git checkout -- data`")
-    verify_files(DATA / "reranker")
+    reranker = DATA / "reranker"
+    verify_files(reranker)
+    record = json.loads((reranker / "revision.json").read_text(encoding="utf-8"))
     return Profile(
-        "embedded", corpus, DATA / "judgements.jsonl", str(embedding), str(DATA / "reranker")
+        "embedded",
+        corpus,
+        DATA / "judgements.jsonl",
+        str(embedding),
+        str(reranker),
+        base_weight=record["calibration"]["base weight"],
     )
 
 

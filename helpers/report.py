@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from langchain_classic.retrievers import ContextualCompressionRetriever, EnsembleRetriever
+from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_community.retrievers import BM25Retriever
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
@@ -22,7 +22,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 
 from helpers.evaluate import Question, best_order, mean_interval, per_question, to_qrels, to_run
-from helpers.index import build_index, split_text
+from helpers.index import SimilarityRetriever, build_index, split_text
 from helpers.profiles import ProfileError, load_profile
 from helpers.rerank import ScoringReranker
 
@@ -80,25 +80,28 @@ def pipelines(
     cross_encoder: BaseCrossEncoder,
     embeddings: Embeddings,
     k: int = 20,
+    base_weight: float = 0.0,
 ) -> dict[str, BaseRetriever]:
-    """Return the retrievers that the table compares, each giving `k` documents."""
-    base = store.as_retriever(search_kwargs={"k": k})
+    """Return the retrievers that the table compares, each giving `k` documents.
 
-    def reranked(model: BaseCrossEncoder) -> BaseRetriever:
+    `reranked` is in the order of the cross-encoder's score alone, `fused` in that of
+    `ScoringReranker(base_weight=...)`, which is left out where `base_weight` is 0.
+    """
+    base = SimilarityRetriever(store=store, k=k)
+
+    def reranked(model: BaseCrossEncoder, weight: float = 0.0) -> BaseRetriever:
         return ContextualCompressionRetriever(
-            base_compressor=ScoringReranker(model=model), base_retriever=base
+            base_compressor=ScoringReranker(model=model, base_weight=weight), base_retriever=base
         )
 
-    reranker = reranked(Remembering(cross_encoder))
+    remembering = Remembering(cross_encoder)
+    fused = {"fused": reranked(remembering, base_weight)} if base_weight else {}
     return {
         "BM25": BM25Retriever.from_documents(list(chunks), k=k, preprocess_func=words),
         "base (vectors)": base,
         "chunk + sentence": reranked(ChunkAndSentence(embeddings)),
-        "reranked": reranker,
-        "fused": EnsembleRetriever(
-            retrievers=[base, reranker], weights=[0.5, 0.5], id_key="start_index"
-        ),
-    }
+        "reranked": reranked(remembering),
+    } | fused
 
 
 def table(
@@ -166,7 +169,7 @@ def main() -> None:
     runs = {
         name: to_run(retriever, answered)
         for name, retriever in pipelines(
-            store, chunks, cross_encoder, embeddings, arguments.k
+            store, chunks, cross_encoder, embeddings, arguments.k, profile.base_weight
         ).items()
     }
     counts = pd.Series([q.kind or "all" for q in answered]).value_counts().sort_index()

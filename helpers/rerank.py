@@ -12,7 +12,8 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableLambda
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
+from scipy.special import expit, logit
 
 
 class ScoringReranker(BaseDocumentCompressor):
@@ -25,12 +26,19 @@ class ScoringReranker(BaseDocumentCompressor):
     Attributes:
         model: Any LangChain cross-encoder.
         top_n: How many documents to return at most; None returns all.
+        base_weight: How much the first stage's similarity counts beside the score. What is above
+            the candidates' mean of a document's `metadata["similarity"]` (which
+            `helpers.index.SimilarityRetriever` puts there), times this, is added to the score's
+            log-odds; the sum, as a chance again, is the `relevance_score`, and the model's own
+            score is kept as `metadata["cross_encoder_score"]`. 0 leaves similarity out. It is
+            fitted for one cross-encoder and one first stage, and needs scores from 0 to 1.
         score_threshold: Return only documents that score at least this; None returns all. Scores
             of two models share no scale, so a threshold belongs to one model.
     """
 
     model: BaseCrossEncoder
     top_n: PositiveInt | None = None
+    base_weight: NonNegativeFloat = 0.0
     score_threshold: float | None = None
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -77,17 +85,49 @@ class ScoringReranker(BaseDocumentCompressor):
                     f"{type(self.model).__name__} returned NaN for the document of rank {rank}; "
                     "an order with NaN in it means nothing"
                 )
+        own = [{}] * len(documents)
+        if self.base_weight:
+            own = [{"cross_encoder_score": score} for score in scores]
+            scores = self._with_similarity(documents, scores)
         ranked = [
             document.model_copy(
                 update={
-                    "metadata": document.metadata | {"relevance_score": score, "base_rank": rank}
+                    "metadata": document.metadata
+                    | more
+                    | {"relevance_score": score, "base_rank": rank}
                 }
             )
-            for rank, (document, score) in enumerate(zip(documents, scores, strict=True), start=1)
+            for rank, (document, score, more) in enumerate(
+                zip(documents, scores, own, strict=True), start=1
+            )
             if self.score_threshold is None or score >= self.score_threshold
         ]
         ranked.sort(key=lambda document: -document.metadata["relevance_score"])
         return ranked[: self.top_n]
+
+    def _with_similarity(self, documents: Sequence[Document], scores: list[float]) -> list[float]:
+        similarities = [document.metadata.get("similarity") for document in documents]
+        if None in similarities:
+            raise ValueError(
+                f"base_weight is {self.base_weight}, but document {similarities.index(None) + 1} "
+                'has no metadata["similarity"]: take the documents from '
+                "helpers.index.SimilarityRetriever, or leave base_weight out"
+            )
+        if not all(0 <= score <= 1 for score in scores):
+            raise ValueError(
+                f"base_weight needs scores between 0 and 1; {type(self.model).__name__} gives "
+                f"{min(scores):.3g} to {max(scores):.3g}: leave base_weight out"
+            )
+        mean = sum(similarities) / len(similarities)
+        return [
+            float(
+                expit(
+                    logit(min(max(score, 1e-12), 1 - 1e-12))
+                    + self.base_weight * (similarity - mean)
+                )
+            )
+            for score, similarity in zip(scores, similarities, strict=True)
+        ]
 
 
 def _pairs(query: str, documents: Sequence[Document]) -> list[tuple[str, str]]:

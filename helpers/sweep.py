@@ -26,7 +26,7 @@ from helpers.evaluate import (
     per_question,
     to_qrels,
 )
-from helpers.index import build_index, split_text
+from helpers.index import SimilarityRetriever, build_index, split_text
 from helpers.profiles import DATA, Profile, load_profile
 from helpers.report import table
 from helpers.rerank import ScoringReranker
@@ -37,7 +37,11 @@ CHUNK_SIZES = (250, 500, 1000)
 
 
 def rerank_all(
-    store, questions: Sequence[Question], cross_encoder: BaseCrossEncoder, k: int
+    store,
+    questions: Sequence[Question],
+    cross_encoder: BaseCrossEncoder,
+    k: int,
+    base_weight: float,
 ) -> tuple[dict, list[float]]:
     """Rerank the `k` nearest chunks of each question.
 
@@ -45,13 +49,12 @@ def rerank_all(
         Two runs (`base` and `reranked`, as `evaluate.to_run` has them) and, for each question, the
         seconds that embedding it, searching and reranking took.
     """
-    reranker = ScoringReranker(model=cross_encoder)
+    retriever = SimilarityRetriever(store=store, k=k)
+    reranker = ScoringReranker(model=cross_encoder, base_weight=base_weight)
     rows, seconds = [], []
     for question in questions:
         start = time.perf_counter()
-        docs = reranker.compress_documents(
-            store.similarity_search(question.question, k=k), question.question
-        )
+        docs = reranker.compress_documents(retriever.invoke(question.question), question.question)
         seconds.append(time.perf_counter() - start)
         rows += [
             (
@@ -85,7 +88,7 @@ def by_candidates(
     qrels = to_qrels(questions, split_text(profile.corpus))
     rows = []
     for k in candidates:
-        runs, seconds = rerank_all(store, questions, cross_encoder, k)
+        runs, seconds = rerank_all(store, questions, cross_encoder, k, profile.base_weight)
         values = per_question(qrels, runs["reranked"])["nDCG@10"]
         mean, low, high = mean_interval(values)
         oracle = table(qrels, runs, questions, base="base").loc["oracle", "nDCG@10"]
@@ -117,7 +120,7 @@ def by_chunk_size(
             show_progress=False,
             **shape,
         )
-        runs, seconds = rerank_all(store, questions, cross_encoder, k)
+        runs, seconds = rerank_all(store, questions, cross_encoder, k, profile.base_weight)
         compared = table(to_qrels(questions, chunks), runs, questions, base="base")
         row = {"chunk size": size, "chunks": len(chunks)}
         row |= {name: float(compared.loc[name, "nDCG@10"]) for name in runs}
@@ -151,6 +154,7 @@ def main() -> None:
         "command": "python -m helpers.sweep",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
         "LocalCrossEncoder in fp32",
+        "base weight": profile.base_weight,
         "questions": len(questions),
         "candidates": by_candidates(profile, questions, *models, arguments.candidates),
         "chunk sizes": by_chunk_size(profile, questions, *models, arguments.chunk_sizes),

@@ -9,7 +9,7 @@ import pytest
 from langchain_community.vectorstores.utils import DistanceStrategy
 from langchain_core.embeddings import Embeddings
 
-from helpers import build_index, split_text
+from helpers import SimilarityRetriever, build_index, split_text
 
 SUBJECTS = ["harbours", "orchards", "prices", "schools", "rivers", "veterans", "courts", "energy"]
 TEXT = "\n\n".join(
@@ -430,3 +430,23 @@ def test_embedding_goes_on_after_being_killed_and_new_chunks_alone_are_embedded(
     more = Trigrams()
     assert build(corpus, cached(more), **small).index.ntotal == expected.ntotal + 1
     assert more.embedded == 1
+
+
+# With similarities
+
+
+def test_the_retriever_gives_the_stores_passages_with_their_similarity(corpus):
+    store = build(corpus)
+    docs = SimilarityRetriever(store=store, k=5).invoke(QUERY)
+    expected = store.similarity_search_with_score(QUERY, k=5)
+    assert [doc.page_content for doc in docs] == [doc.page_content for doc, _ in expected]
+    similarities = [doc.metadata["similarity"] for doc in docs]
+    assert similarities == [float(score) for _, score in expected]
+    assert similarities == sorted(similarities, reverse=True)
+    assert "similarity" not in store.similarity_search(QUERY, k=1)[0].metadata  # copies
+
+
+def test_a_store_by_distance_is_refused(corpus):
+    store = build(corpus, distance_strategy=DistanceStrategy.EUCLIDEAN_DISTANCE)
+    with pytest.raises(ValueError, match="less is nearer: expected an index by inner product"):
+        SimilarityRetriever(store=store)

@@ -110,6 +110,56 @@ def test_documents_of_equal_score_keep_their_order():
     assert texts(ranked) == ["b", "d", "a", "c", "e"]
 
 
+# Together with the first stage
+
+
+def found_by_similarity(**similarities):
+    return [
+        Document(text, metadata={"similarity": value}) if value is not None else Document(text)
+        for text, value in similarities.items()
+    ]
+
+
+def test_similarity_above_the_mean_is_added_to_the_log_odds():
+    docs = found_by_similarity(a=0.9, b=0.5, c=0.1)
+    ranked = ScoringReranker(model=Fixed([0.5, 0.6, 0.4]), base_weight=2).compress_documents(
+        docs, QUERY
+    )
+    assert texts(ranked) == ["a", "b", "c"]
+    assert field(ranked, "cross_encoder_score") == [0.5, 0.6, 0.4]
+    odds = [2 * 0.4, math.log(0.6 / 0.4), math.log(0.4 / 0.6) - 2 * 0.4]
+    expected = [1 / (1 + math.exp(-value)) for value in odds]
+    assert field(ranked, "relevance_score") == pytest.approx(expected)
+    assert docs[0].metadata == {"similarity": 0.9}
+
+
+def test_without_a_weight_similarity_changes_nothing_and_no_second_score_is_kept():
+    docs = found_by_similarity(a=0.1, b=0.9)
+    ranked = ScoringReranker(model=Fixed([0.9, 0.2])).compress_documents(docs, QUERY)
+    assert field(ranked, "relevance_score") == [0.9, 0.2]
+    assert "cross_encoder_score" not in ranked[0].metadata
+
+
+def test_certain_scores_stay_finite():
+    docs = found_by_similarity(a=0.4, b=0.6)
+    ranked = ScoringReranker(model=Fixed([1.0, 0.0]), base_weight=1).compress_documents(docs, QUERY)
+    assert texts(ranked) == ["a", "b"]
+    assert all(math.isfinite(score) for score in field(ranked, "relevance_score"))
+
+
+@pytest.mark.parametrize(
+    ("docs", "scores", "said"),
+    [
+        (found_by_similarity(a=0.4, b=None), [0.5, 0.5], "document 2 has no metadata"),
+        (found_by_similarity(a=0.4, b=0.2), [3.5, -2.0], "between 0 and 1; Fixed gives -2 to 3.5"),
+    ],
+)
+def test_what_a_weight_cannot_be_used_with_is_refused(docs, scores, said):
+    reranker = ScoringReranker(model=Fixed(scores), base_weight=1)
+    with pytest.raises(ValueError, match=said):
+        reranker.compress_documents(docs, QUERY)
+
+
 @given(
     st.lists(
         st.one_of(st.floats(allow_nan=False), st.sampled_from([0.0, -0.0, 0.5, math.inf])),

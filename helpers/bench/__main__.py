@@ -25,6 +25,7 @@ from helpers.profiles import DATA, load_profile
 from helpers.score import auto_precision
 
 PARTS = ("speed", "growth")
+MODELS = ("embedded", "12 x 768")
 
 
 def main() -> None:
@@ -34,11 +35,19 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a minute's work, to try the code")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="keep the others")
+    parser.add_argument(
+        "--models", nargs="+", choices=MODELS, default=MODELS, help="keep the other"
+    )
     arguments = parser.parse_args()
 
     result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     if "speed" in arguments.parts:
-        result["speed"] = {"machine": describe()} | speed(arguments.variants, arguments.small)
+        found = {"machine": describe()}
+        found |= speed(arguments.variants, arguments.models, arguments.small)
+        for kept in ("rows", "classes"):
+            old = result.get("speed", {}).get(kept, [])
+            found[kept] += [row for row in old if row["model"] not in arguments.models]
+        result["speed"] = found
         save(result, arguments.out)
     if "growth" in arguments.parts:
         sizes = {"sizes": (300,), "questions": 40} if arguments.small else {}
@@ -55,8 +64,8 @@ def save(result: dict, out: Path) -> None:
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def speed(names: list[str], small: bool) -> dict:
-    """Measure both models."""
+def speed(names: list[str], wanted: list[str], small: bool) -> dict:
+    """Measure the models that are `wanted`."""
     work, rounds, shape = workloads(), ROUNDS, {}
     if small:
         work = {name: pairs[:6] for name, pairs in work.items()}
@@ -75,8 +84,8 @@ def speed(names: list[str], small: bool) -> dict:
             "12 x 768": str(make_bge_shape(Path(folder) / "bge", **shape)),
         }
         if small:
-            del models["embedded"]
-        for model, where in models.items():
+            wanted = ["12 x 768"]
+        for model, where in ((name, models[name]) for name in wanted):
             rows, classes = measure(model, where, names, work, rounds)
             result["rows"] += rows
             result["classes"].append(classes)

@@ -27,7 +27,7 @@ from helpers.evaluate import (
     to_qrels,
     to_run,
 )
-from helpers.index import build_index, split_text
+from helpers.index import SimilarityRetriever, build_index, split_text
 from helpers.measure.contrast import (
     contrast_table,
     cosines,
@@ -113,16 +113,21 @@ def area(answerable: Sequence[float], unanswerable: Sequence[float]) -> dict[str
     }
 
 
-def ranking(store, chunks, questions: Sequence[Question], models: dict, embeddings) -> dict:
+def ranking(
+    store, chunks, questions: Sequence[Question], models: dict, embeddings, base_weight: float
+) -> dict:
     """Return nDCG@10 of each model over the store's twenty, and the change against vectors."""
     qrels = to_qrels(questions, chunks)
     values = {}
     for name, model in models.items():
-        retrievers = pipelines(store, chunks, model, embeddings)
+        weight = base_weight if name == "cross-encoder" else 0.0
+        retrievers = pipelines(store, chunks, model, embeddings, base_weight=weight)
         values.setdefault(
             "vectors", per_question(qrels, to_run(retrievers["base (vectors)"], questions))
         )
         values[name] = per_question(qrels, to_run(retrievers["reranked"], questions))
+        if weight:
+            values["fused"] = per_question(qrels, to_run(retrievers["fused"], questions))
     values = {name: table["nDCG@10"] for name, table in values.items()}
     rows = {}
     for name, found in values.items():
@@ -134,14 +139,16 @@ def ranking(store, chunks, questions: Sequence[Question], models: dict, embeddin
     return rows
 
 
-def first_passages(store, chunks, model: BaseCrossEncoder, questions) -> list[list[float]]:
+def first_passages(
+    store, chunks, model: BaseCrossEncoder, questions, base_weight: float
+) -> list[list[float]]:
     """Return each question's first passage after reranking: its score, and 1 if it is relevant."""
     qrels = to_qrels(questions, chunks)
     relevant = set(qrels[["query_id", "doc_id"]].itertuples(index=False, name=None))
-    reranker = ScoringReranker(model=model, top_n=1)
-    found = []
+    reranker = ScoringReranker(model=model, top_n=1, base_weight=base_weight)
+    retriever, found = SimilarityRetriever(store=store), []
     for question in questions:
-        docs = store.similarity_search(question.question, k=20)
+        docs = retriever.invoke(question.question)
         [best] = reranker.compress_documents(docs, question.question)
         found.append(
             [best.metadata["relevance_score"], int((question.id, chunk_id(best)) in relevant)]
@@ -206,8 +213,10 @@ def main() -> None:
         asked = [q for q in questions if q.spans][: arguments.questions]
         if arguments.questions:
             questions = asked + [q for q in questions if not q.spans][: arguments.questions]
-        result["ranking"][name] = ranking(store, chunks, asked, models, embeddings)
-        first = first_passages(store, chunks, model, questions)
+        result["ranking"][name] = ranking(
+            store, chunks, asked, models, embeddings, profile.base_weight
+        )
+        first = first_passages(store, chunks, model, questions, profile.base_weight)
         result.setdefault("first passages", {})[name] = first
         without = {
             "all": [q for q in questions if not q.spans],

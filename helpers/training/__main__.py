@@ -34,6 +34,7 @@ from helpers.training import lists as make
 from helpers.training.dev import DevEvaluator, Sample, candidates
 from helpers.training.loss import PairListLoss
 from helpers.training.read import (
+    OWN,
     SENTENCE_END,
     TEACHER,
     Paragraph,
@@ -47,6 +48,13 @@ from helpers.training.read import (
 STAGES = {
     "words": {"sentences": 0.4, "near": 0.3, "questions": 0.15, "contrast": 0.15},
     "all": {"sentences": 0.11, "near": 0.11, "questions": 0.15, "chunks": 0.28, "contrast": 0.35},
+    "chunks": {
+        "sentences": 0.08,
+        "near": 0.08,
+        "questions": 0.13,
+        "chunks": 0.46,
+        "contrast": 0.25,
+    },
 }
 
 
@@ -70,7 +78,9 @@ def sources(
 
     taught = _taught(everything)
     facts = [row for row in taught if "SQuAD" in row[0].kind]
+    own = {q for p in paragraphs if p.document.startswith(OWN) for q, _, _ in p.questions}
     taught = [row for row in taught if "SQuAD" not in row[0].kind] + draw.sample(facts, 1200)
+    taught += [row for row in taught if row[0].question in own]  # these count twice
     contrast = read_contrast("train")
     return {
         "sentences": _forever(lambda: make.sentence_lists(paragraphs, draw)),
@@ -205,7 +215,7 @@ def main() -> None:
             max_steps=arguments.steps,
             per_device_train_batch_size=arguments.lists,
             learning_rate=arguments.learning_rate,
-            warmup_steps=100,
+            warmup_steps=min(100, arguments.steps // 12),
             lr_scheduler_type="constant_with_warmup" if arguments.constant else "linear",
             weight_decay=0.01,
             bf16=bf16,

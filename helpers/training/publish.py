@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from sentence_transformers import CrossEncoder
 from sklearn.linear_model import LogisticRegression
 
 from helpers.evaluate import Question, chunk_id, load_judgements, to_qrels
-from helpers.index import build_index, split_text
+from helpers.index import SimilarityRetriever, build_index, split_text
 from helpers.profiles import DATA, EMBEDDED_EMBEDDING_SHA256, Profile, find_embedding
 from helpers.training.read import (
     CONTRAST,
@@ -41,25 +42,35 @@ def average(folders: Sequence[Path]) -> CrossEncoder:
     return model
 
 
-def first_passages(
-    model: CrossEncoder, store, chunks, questions: Sequence[Question], k: int = 20
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return each question's best logit among its `k` candidates, and 1 if that one is relevant."""
-    relevant = set(
-        to_qrels(questions, chunks)[["query_id", "doc_id"]].itertuples(index=False, name=None)
-    )
-    logits, marks = [], []
+def candidates(model: CrossEncoder, store, chunks, questions: Sequence[Question]) -> pd.DataFrame:
+    """Score each question's twenty candidates.
+
+    Returns:
+        `query_id`, `logit`, `similarity` (above the mean of the question's candidates) and
+        `relevant` (1 or 0), a row a candidate.
+    """
+    qrels = to_qrels(questions, chunks)
+    relevant = set(qrels[["query_id", "doc_id"]].itertuples(index=False, name=None))
+    retriever, rows = SimilarityRetriever(store=store), []
     for question in questions:
-        docs = store.similarity_search(question.question, k=k)
-        found = model.predict(
+        docs = retriever.invoke(question.question)
+        logits = model.predict(
             [(question.question, doc.page_content) for doc in docs],
             activation_fn=torch.nn.Identity(),
             show_progress_bar=False,
         )
-        best = int(np.argmax(found))
-        logits.append(float(found[best]))
-        marks.append(int((question.id, chunk_id(docs[best])) in relevant))
-    return np.array(logits), np.array(marks)
+        similarities = np.array([doc.metadata["similarity"] for doc in docs])
+        for doc, logit, above in zip(docs, logits, similarities - similarities.mean(), strict=True):
+            marked = int((question.id, chunk_id(doc)) in relevant)
+            rows.append((question.id, float(logit), float(above), marked))
+    return pd.DataFrame(rows, columns=["query_id", "logit", "similarity", "relevant"])
+
+
+def fit_base_weight(rows: pd.DataFrame) -> float:
+    """Return how much similarity counts beside a logit, by logistic regression on the rows."""
+    fitted = LogisticRegression(C=np.inf).fit(rows[["logit", "similarity"]], rows["relevant"])
+    of_logit, of_similarity = fitted.coef_[0]
+    return float(of_similarity / of_logit)
 
 
 def calibrate(model: CrossEncoder, logits: np.ndarray, marks: np.ndarray) -> tuple[float, float]:
@@ -127,8 +138,11 @@ def main() -> None:
         DATA / "judgements.jsonl", corpus.read_text(encoding="utf-8"), "dev"
     )
     model = average(arguments.folders)
-    logits, marks = first_passages(model, store, split_text(corpus), questions)
-    factor, offset = calibrate(model, logits, marks)
+    rows = candidates(model, store, split_text(corpus), questions)
+    weight = fit_base_weight(rows)
+    rows["together"] = rows["logit"] + weight * rows["similarity"]
+    first = rows.loc[rows.groupby("query_id")["together"].idxmax()]
+    factor, offset = calibrate(model, first["together"].to_numpy(), first["relevant"].to_numpy())
     files = [arguments.data / file for file in (*FILES.values(), NEAR_MISSES)]
     record = {
         "base": f"all-MiniLM-L6-v2, sha256 {EMBEDDED_EMBEDDING_SHA256}",
@@ -140,8 +154,9 @@ def main() -> None:
         "calibration": {
             "factor": round(factor, 4),
             "offset": round(offset, 4),
-            "first passages": len(marks),
-            "relevant": int(marks.sum()),
+            "base weight": round(factor * weight, 2),
+            "first passages": len(first),
+            "relevant": int(first["relevant"].sum()),
         },
         "stages": {
             log.parent.name: json.loads(log.read_text(encoding="utf-8"))

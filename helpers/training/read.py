@@ -25,6 +25,7 @@ OWN_QUESTIONS = DATA / "training_questions.jsonl"
 OWN_DOCUMENTS = DATA / "training_documents.jsonl"
 CONTRAST = DATA / "contrast_questions.jsonl"
 TEACHER = DATA / "teacher_scores.npz"
+OWN = "own: "  # what the names of our own documents start with
 DEV_SHARE = 7  # every seventh document is kept for dev
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 BOTH_WAYS = ("attribute", "entity", "condition")  # decoys that answer a question of their own
@@ -110,7 +111,7 @@ def _own_documents() -> list[Paragraph]:
                 )
                 if spans:
                     questions.append((q["question"], q["kind"], spans))
-            found.append(Paragraph(text, tuple(questions), fields["title"], dev=False))
+            found.append(Paragraph(text, tuple(questions), OWN + fields["title"], dev=False))
     return found
 
 
