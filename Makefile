@@ -59,7 +59,7 @@ results: setup ## measure anew what data/results holds, but for bench's part (DA
 	test ! -d "$(DATA)" || $(BIN)/python -m helpers.report --corpus $(DATA)/speeches/state_of_the_union_2022.txt --questions data/judgements_state_of_the_union_2022.jsonl > data/results/state_of_the_union_2022.txt
 	{ git describe --always --dirty --exclude '*'; sha256sum data/reranker/model.safetensors; nproc; uname -m; $(BIN)/pip freeze | grep -E '^(torch|transformers|sentence-transformers|faiss-cpu|langchain-core)=='; } > data/results/made_on.txt
 	$(BIN)/python -m helpers.measure.reading $(if $(wildcard $(DATA)/speeches),--data $(DATA))
-	test ! -d "$(DATA)" || $(BIN)/python -m helpers.beir $(DATA)/scifact --precision auto --out data/results/scifact.json
+	test ! -d "$(DATA)" || $(BIN)/python -m helpers.beir $(DATA)/scifact -k 20 --precision auto --out data/results/scifact.json
 
 hub: setup ## the original models from the Hugging Face hub, and whether the page's answer holds
 	$(BIN)/python tests/hub_answer.py

@@ -104,8 +104,8 @@ def main() -> None:
     gain, low, high = mean_interval(values["reranked"] - values["base"])
     result = {
         "collection": arguments.folder.name,
-        "command": f"python -m helpers.beir {arguments.folder.name}"
-        + f" --precision {arguments.precision}",
+        "command": f"python -m helpers.beir {arguments.folder.name} -k {arguments.k} "
+        f"--precision {arguments.precision}",
         "queries": len(queries),
         "documents": len(documents),
         "reranked candidates": arguments.k,
