@@ -36,8 +36,9 @@ with torch.no_grad():
     "rerankers": """
 import torch
 from rerankers import Reranker
-ranker = Reranker(folder, model_type="cross-encoder", verbose=0, device="cpu", dtype="fp32")
-scores = [torch.sigmoid(torch.tensor(ranker.score(*pair))).item() for pair in pairs]
+ranker = Reranker(folder, model_type="cross-encoder", verbose=0, device="cpu", dtype="float32")
+logits = [ranker.rank(query=query, docs=[text]).results[0].score for query, text in pairs]
+scores = torch.sigmoid(torch.tensor(logits))
 """,
     "ONNX": """
 import os, tempfile, numpy, onnxruntime, torch
