@@ -1,7 +1,6 @@
 """What a checkpoint is chosen by: ranking on dev texts, and pairs of passages right both ways."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,13 +11,6 @@ from sklearn.metrics import ndcg_score
 from helpers.training.read import both_ways
 
 Sample = tuple[str, list[str], list[int]]  # a question, its candidates, their grades
-
-
-@contextlib.contextmanager
-def sixteen_bits(enabled: bool) -> Iterator[None]:
-    """Compute in bfloat16 inside, where that is wanted."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-        yield
 
 
 def candidates(
@@ -84,7 +76,7 @@ class DevEvaluator(BaseEvaluator):
 
     def _score(self, model: CrossEncoder, pairs: list[tuple[str, str]]) -> np.ndarray:
         unique = list(dict.fromkeys(pairs))
-        with sixteen_bits(self.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             logits = model.predict(
                 unique, activation_fn=torch.nn.Identity(), batch_size=32, show_progress_bar=False
             )

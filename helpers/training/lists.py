@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from helpers.training.read import BOTH_WAYS, ChunkQuestion, Paragraph
+from helpers.training.read import ChunkQuestion, Paragraph
 
 List = tuple[list[str], list[str], list[list[float]]]
 Nearest = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -198,7 +198,7 @@ def contrast_lists(records: Sequence[dict], draw: random.Random) -> Iterator[Lis
         texts = [record["answer"], *(decoy["text"] for decoy in record["decoys"])]
         asked = {0: record["question"]}
         for i, decoy in enumerate(record["decoys"], start=1):
-            if decoy["kind"] in BOTH_WAYS and "answers" in decoy:
+            if "answers" in decoy:
                 asked[i] = decoy["answers"]
         for i, question in asked.items():
             yield _one_right([question], [texts[i], *(t for j, t in enumerate(texts) if j != i)])

@@ -28,7 +28,6 @@ TEACHER = DATA / "teacher_scores.npz"
 OWN = "own: "  # what the names of our own documents start with
 DEV_SHARE = 7  # every seventh document is kept for dev
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-BOTH_WAYS = ("attribute", "entity", "condition")  # decoys that answer a question of their own
 
 
 @dataclass(frozen=True)
