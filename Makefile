@@ -30,7 +30,7 @@ setup: .venv/.ready ## make .venv and install requirements.txt into it
 	touch $@
 
 run: setup ## execute notebooks 01 to 03 (NOTEBOOKS="..." for others) and print one reranked answer
-	$(BIN)/python tests/execute.py $(NOTEBOOKS)
+	$(BIN)/python tools/execute.py $(NOTEBOOKS)
 	$(BIN)/python -m helpers
 	@echo "The executed notebooks, as pages:"
 	@ls $(foreach n,$(NOTEBOOKS),build/html/$(n).html)
@@ -43,30 +43,30 @@ test: setup ## everything that CI runs
 	$(TIMED) $(BIN)/ruff format --check .
 	$(TIMED) $(BIN)/nbstripout --verify --keep-output --keep-count --keep-id --extra-keys "cell.metadata.execution" notebooks/*.ipynb
 	$(TIMED) $(BIN)/pytest tests -m "not slow" --durations=10
-	$(TIMED) $(BIN)/python tests/execute.py $(ALL)
+	$(TIMED) $(BIN)/python tools/execute.py $(ALL)
 	$(TIMED) $(BIN)/pytest tests -m slow --durations=10
 
 evaluate: setup ## the table of metrics (QUESTIONS=my.jsonl CORPUS=my.txt for your own; SPLIT=dev or test)
-	$(BIN)/python -m helpers.report --profile $(PROFILE) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(CORPUS),--corpus $(CORPUS)) $(if $(SPLIT),--split $(SPLIT))
+	$(BIN)/python -m helpers.measure.quality --profile $(PROFILE) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(CORPUS),--corpus $(CORPUS)) $(if $(SPLIT),--split $(SPLIT))
 
 bench: setup ## every way of scoring and every kind of index, beside the machine's limit (an hour)
-	$(BIN)/python -m helpers.bench
+	$(BIN)/python -m helpers.scale.bench
 
 results: setup ## measure anew what data/results holds, but for bench's part (DATA=folder with speeches/ and scifact/)
-	$(BIN)/python -m helpers.report --split dev > data/results/address_dev.txt
-	$(BIN)/python -m helpers.report --split test > data/results/address_test.txt
-	$(BIN)/python -m helpers.sweep
-	test ! -d "$(DATA)" || $(BIN)/python -m helpers.report --corpus $(DATA)/speeches/state_of_the_union_2022.txt --questions data/judgements_state_of_the_union_2022.jsonl > data/results/state_of_the_union_2022.txt
+	$(BIN)/python -m helpers.measure.quality --split dev > data/results/address_dev.txt
+	$(BIN)/python -m helpers.measure.quality --split test > data/results/address_test.txt
+	$(BIN)/python -m helpers.measure.sweep
+	test ! -d "$(DATA)" || $(BIN)/python -m helpers.measure.quality --corpus $(DATA)/speeches/state_of_the_union_2022.txt --questions data/judgements_state_of_the_union_2022.jsonl > data/results/state_of_the_union_2022.txt
 	{ git describe --always --dirty --exclude '*'; sha256sum data/reranker/model.safetensors; nproc; uname -m; $(BIN)/pip freeze | grep -E '^(torch|transformers|sentence-transformers|faiss-cpu|langchain-core)=='; } > data/results/made_on.txt
 	$(BIN)/python -m helpers.measure.reading $(if $(wildcard $(DATA)/speeches),--data $(DATA))
-	test ! -d "$(DATA)" || $(BIN)/python -m helpers.beir $(DATA)/scifact -k 20 --precision auto --out data/results/scifact.json
+	test ! -d "$(DATA)" || $(BIN)/python -m helpers.measure.beir $(DATA)/scifact -k 20 --precision auto --out data/results/scifact.json
 
 hub: setup ## the original models from the Hugging Face hub, and whether the page's answer holds
-	$(BIN)/python tests/hub_answer.py
+	$(BIN)/python tools/hub_answer.py
 	RERANKER_PROFILE=hub $(MAKE) run
 
 outputs: setup ## execute every notebook and commit-ready outputs into notebooks/
-	$(BIN)/python tests/execute.py $(ALL)
+	$(BIN)/python tools/execute.py $(ALL)
 	cp $(foreach n,$(ALL),build/notebooks/$(n).ipynb) notebooks/
 	$(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys "cell.metadata.execution" notebooks/*.ipynb
 

@@ -192,12 +192,28 @@ def mean_interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -
 
 
 def compare(
-    qrels: pd.DataFrame, runs: Mapping[str, pd.DataFrame], base: str, metric: str = "nDCG@10"
+    qrels: pd.DataFrame,
+    runs: Mapping[str, pd.DataFrame],
+    base: str = "base (vectors)",
+    metric: str = "nDCG@10",
+    questions: Iterable[Question] = (),
 ) -> pd.DataFrame:
-    """Compare runs with the run called `base`: the mean, and the paired gain with its interval."""
-    measured = {name: per_question(qrels, run)[metric] for name, run in runs.items()}
+    """Compare runs with the run called `base`.
+
+    Returns:
+        A row a run, and one for the oracle, the best order of the base's own candidates. Columns:
+        the mean for each kind of the `questions` (where there are several), the mean of `metric`,
+        the mean paired `gain` over the base with its 95 % interval (`low`, `high`), and
+        `gap closed`, the gain as a share of what the oracle gains.
+    """
+    runs = dict(runs) | {"oracle": best_order(runs[base], qrels)}
+    values = pd.DataFrame({name: per_question(qrels, run)[metric] for name, run in runs.items()})
+    kinds = pd.Series({q.id: q.kind for q in questions}, dtype=str).reindex(values.index)
+    room = (values["oracle"] - values[base]).mean()
     rows = {}
-    for name, values in measured.items():
-        gain, low, high = mean_interval(values - measured[base])
-        rows[name] = {metric: values.mean(), "gain": gain, "low": low, "high": high}
+    for name, found in values.items():
+        gain, low, high = mean_interval(found - values[base])
+        rows[name] = found.groupby(kinds).mean().to_dict() if kinds.nunique() > 1 else {}
+        rows[name] |= {metric: found.mean(), "gain": gain, "low": low, "high": high}
+        rows[name] |= {"gap closed": gain / room if room else 0.0}
     return pd.DataFrame.from_dict(rows, orient="index")

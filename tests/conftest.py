@@ -17,7 +17,7 @@ def model_dir() -> Path:
 @pytest.fixture(scope="session")
 def endpoint(model_dir):
     """One local endpoint for all tests that do not break it."""
-    from helpers import local_endpoint
+    from helpers.endpoint.local import local_endpoint
 
     with local_endpoint(model_dir) as running:
         yield running

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.openvino_score import OpenVINOCrossEncoder
+from helpers.scale.openvino import OpenVINOCrossEncoder
 from helpers.rerank import ScoringReranker
 from helpers.score import LocalCrossEncoder, bounded_batches
 

@@ -104,7 +104,7 @@ def measure(endpoint: LocalEndpoint, clients=8, seconds=60.0, pairs=20) -> Load:
 
 
 def main() -> None:
-    from helpers import load_profile
+    from helpers.profiles import load_profile
 
     parser = argparse.ArgumentParser(prog="python -m helpers.endpoint.load")
     parser.add_argument("--model", help="a cross-encoder's folder; the profile's if not given")

@@ -36,7 +36,7 @@ from helpers.measure.contrast import (
     passage_alone,
 )
 from helpers.profiles import DATA, find_embedding, load_profile
-from helpers.report import ChunkAndSentence, pipelines
+from helpers.baselines import ChunkAndSentence, pipelines
 from helpers.rerank import ScoringReranker
 from helpers.score import LocalCrossEncoder, bounded_batches
 from helpers.training.read import read_contrast

@@ -1,6 +1,6 @@
 """Pairs by the million, on as many machines as Ray has: (id, query, passage) -> (id, score).
 
-`python -m helpers.bulk PAIRS OUT` reads JSON lines or Parquet and writes Parquet parts into the
+`python -m helpers.scale.bulk PAIRS OUT` reads JSON lines or Parquet and writes Parquet parts into the
 folder OUT. What is written stays: after a crash the same command scores only what OUT lacks. On a
 machine of a Ray cluster, `RAY_ADDRESS=auto` takes all of it (from elsewhere: `ray job submit`); its
 machines need this package, the model under the same path, and PAIRS and OUT on storage they all
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.json
 from pyarrow import fs
 
-from helpers.tables import COLUMNS, JobError, check_pairs, digest, find_pairs, locate, settle
+from helpers.scale.tables import COLUMNS, JobError, check_pairs, digest, find_pairs, locate, settle
 
 PART_ROWS = 4096  # what a crash costs a worker at most
 
@@ -235,7 +235,7 @@ def _connect(workers: int | None) -> tuple[ModuleType, int]:
 
 def main() -> None:
     """Score a table of (query, passage) pairs on a pool of workers; start again to continue."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.bulk", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.scale.bulk", description=main.__doc__)
     parser.add_argument(
         "pairs", help="JSON lines or Parquet, a file or a folder: id, query, passage"
     )

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-import helpers.bench.__main__ as bench
-from helpers import beir, sweep
-from helpers.bench.machine import encoder_flops
-from helpers.bench.variants import VARIANTS
-from helpers.bench.worker import Variant
-from helpers.bench.workloads import calibration_pairs, mixed_pairs
+import helpers.scale.bench as bench
+from helpers.measure import beir, sweep
+from helpers.scale.machine import encoder_flops
+from helpers.scale.variants import VARIANTS
+from helpers.scale.worker import Variant
+from helpers.scale.workloads import calibration_pairs, mixed_pairs
 from helpers.evaluate import load_judgements
 from helpers.measure import reading
 from helpers.measure.contrast import (

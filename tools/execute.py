@@ -1,6 +1,6 @@
 """Execute notebooks with nbmake and render them: notebooks/ -> build/notebooks/ and build/html/.
 
-    python tests/execute.py 01_base_retriever 02_cross_encoder_rerank
+    python tools/execute.py 01_base_retriever 02_cross_encoder_rerank
 
 The committed notebooks are left as they are; `test_outputs.py` compares them with the copies.
 """

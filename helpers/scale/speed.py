@@ -7,9 +7,9 @@ import pandas as pd
 from scipy.stats import kendalltau
 from tqdm.auto import tqdm
 
-from helpers.bench.machine import encoder_flops
-from helpers.bench.worker import Variant
-from helpers.bench.workloads import Pairs
+from helpers.scale.machine import encoder_flops
+from helpers.scale.worker import Variant
+from helpers.scale.workloads import Pairs
 
 ROUNDS = {"20 chunks": 7, "100 mixed": 3, "200 pairs": 1, "2,000 pairs": 1}
 REFERENCE = "HuggingFaceCrossEncoder"

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 OWNER = """
 import signal, sys, time
-from helpers import local_endpoint
+from helpers.endpoint.local import local_endpoint
 # A shell that starts a job in the background has it ignore Ctrl-C, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with local_endpoint(sys.argv[1]) as endpoint:

@@ -224,7 +224,7 @@ def many_pairs(count: int) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def own_endpoint(model_dir):
     """A server whose memory nobody else has used and whose worker may be killed."""
-    from helpers import local_endpoint
+    from helpers.endpoint.local import local_endpoint
 
     with local_endpoint(model_dir) as running:
         yield running

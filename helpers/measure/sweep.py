@@ -1,4 +1,4 @@
-"""Quality against the number of candidates and the chunk size: `python -m helpers.sweep`.
+"""Quality against the number of candidates and the chunk size: `python -m helpers.measure.sweep`.
 
 The embedded corpus and its dev questions come in, `data/results/sweep.json` goes out; notebook 04
 draws it. About four minutes on two cores.
@@ -21,6 +21,7 @@ from langchain_core.embeddings import Embeddings
 from helpers.evaluate import (
     Question,
     chunk_id,
+    compare,
     load_judgements,
     mean_interval,
     per_question,
@@ -28,7 +29,6 @@ from helpers.evaluate import (
 )
 from helpers.index import SimilarityRetriever, build_index, split_text
 from helpers.profiles import DATA, Profile, load_profile
-from helpers.report import table
 from helpers.rerank import ScoringReranker
 from helpers.score import LocalCrossEncoder
 
@@ -133,7 +133,7 @@ def by_chunk_size(
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.sweep", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.measure.sweep", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=DATA / "results" / "sweep.json")
     parser.add_argument("--questions", type=int, help="only the first so many (a quick look)")
     parser.add_argument("--candidates", type=int, nargs="+", default=CANDIDATES)
@@ -151,7 +151,7 @@ def main() -> None:
         LocalCrossEncoder(profile.reranker_model),
     )
     result = {
-        "command": "python -m helpers.sweep",
+        "command": "python -m helpers.measure.sweep",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
         "LocalCrossEncoder in fp32",
         "base weight": profile.base_weight,

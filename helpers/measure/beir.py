@@ -1,4 +1,4 @@
-"""A collection in BEIR's layout, through the same metrics: `python -m helpers.beir FOLDER`.
+"""A collection in BEIR's layout, through the same metrics: `python -m helpers.measure.beir FOLDER`.
 
 The folder holds `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv` (SciFact, say). Vectors find
 the 100 nearest documents, the cross-encoder reranks them, and nDCG@10 is printed for BM25 and for
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from helpers.evaluate import mean_interval, per_question
 from helpers.profiles import load_profile
-from helpers.report import words
+from helpers.baselines import words
 from helpers.score import LocalCrossEncoder
 
 
@@ -59,7 +59,7 @@ def bm25_run(documents: dict[str, str], queries: dict[str, str], k: int) -> pd.D
 
 def main() -> None:
     """Print nDCG@10 of vectors and of vectors reranked, with the paired interval."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.beir", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.measure.beir", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("-k", type=int, default=100, help="documents to rerank")
     parser.add_argument("--precision", default="fp32", help="auto: 16 bits where they are fast")
@@ -104,7 +104,7 @@ def main() -> None:
     gain, low, high = mean_interval(values["reranked"] - values["base"])
     result = {
         "collection": arguments.folder.name,
-        "command": f"python -m helpers.beir {arguments.folder.name} -k {arguments.k} "
+        "command": f"python -m helpers.measure.beir {arguments.folder.name} -k {arguments.k} "
         f"--precision {arguments.precision}",
         "queries": len(queries),
         "documents": len(documents),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers.bench.workloads import Pairs
+from helpers.scale.workloads import Pairs
 
 MEMORY_LIMIT = 8 * 2**30  # bytes for one variant: others wait beside it with their models loaded
 
@@ -41,7 +41,7 @@ _score = None  # in a variant's process: what it scores with
 
 def _load(name: str, folder: str) -> float:
     global _score
-    from helpers.bench.variants import VARIANTS
+    from helpers.scale.variants import VARIANTS
 
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)  # what nine libraries say while they load

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import bulk
-from helpers.bulk import JobError, Written, score_table
+from helpers.scale import bulk
+from helpers.scale.bulk import JobError, Written, score_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,7 +81,7 @@ def test_killed_and_failed_and_grown(tmp_path, reranker, monkeypatch):
     folder.mkdir()
     write(folder / "a.jsonl", rows[:250])
     write(folder / "b.jsonl", rows[250:])
-    command = [sys.executable, "-m", "helpers.bulk", folder, out, "--batch-size", "16"]
+    command = [sys.executable, "-m", "helpers.scale.bulk", folder, out, "--batch-size", "16"]
     command += ["--workers", "2"]
     with (tmp_path / "log").open("w") as log:
         job = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.bench.workloads import Pairs, calibration_pairs
+from helpers.scale.workloads import Pairs, calibration_pairs
 
 
 def page_method(folder: str) -> Callable[[Pairs], list[float]]:
@@ -83,7 +83,7 @@ def openvino(precision: str) -> Callable[[str], Callable[[Pairs], list[float]]]:
     """Score with `OpenVINOCrossEncoder`, calibrated on pairs that are not timed."""
 
     def load(folder: str) -> Callable[[Pairs], list[float]]:
-        from helpers.openvino_score import OpenVINOCrossEncoder
+        from helpers.scale.openvino import OpenVINOCrossEncoder
 
         pairs = calibration_pairs() if precision == "int8" else ()
         return OpenVINOCrossEncoder(folder, precision=precision, calibration=pairs).score

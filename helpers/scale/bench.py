@@ -1,4 +1,4 @@
-"""How fast is fast: every way of scoring the same pairs, in one run: `python -m helpers.bench`.
+"""How fast is fast: every way of scoring the same pairs, in one run: `python -m helpers.scale.bench`.
 
 Two models (the profile's cross-encoder, and bge-reranker-base's shape with random weights, whose
 speed is the real one's), four workloads, every variant a process of its own that loads its model
@@ -16,11 +16,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from helpers.bench.growth import measure_growth, report_growth
-from helpers.bench.machine import describe, matmul_gflops
-from helpers.bench.speed import ROUNDS, measure, report
-from helpers.bench.variants import VARIANTS
-from helpers.bench.workloads import make_bge_shape, workloads
+from helpers.scale.growth import measure_growth, report_growth
+from helpers.scale.machine import describe, matmul_gflops
+from helpers.scale.speed import ROUNDS, measure, report
+from helpers.scale.variants import VARIANTS
+from helpers.scale.workloads import make_bge_shape, workloads
 from helpers.profiles import DATA, load_profile
 from helpers.score import auto_precision
 
@@ -30,7 +30,7 @@ MODELS = ("embedded", "12 x 768")
 
 def main() -> None:
     """Measure, write the result, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.bench", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.scale.bench", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=DATA / "results" / "bench.json")
     parser.add_argument("--small", action="store_true", help="a minute's work, to try the code")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))

@@ -1,4 +1,4 @@
-"""The committed outputs are what the notebooks print: run after tests/execute.py."""
+"""The committed outputs are what the notebooks print: run after tools/execute.py."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def notebook(*texts, tags=()):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_outputs_hold(path):
     executed = ROOT / "build" / "notebooks" / path.name
-    assert executed.is_file(), "not executed: `make test` runs tests/execute.py first"
+    assert executed.is_file(), "not executed: `make test` runs tools/execute.py first"
     assert executed.stat().st_mtime > path.stat().st_mtime, "executed before the last change"
     assert differences(nbformat.read(path, 4), nbformat.read(executed, 4)) == []
 

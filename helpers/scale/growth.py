@@ -16,8 +16,8 @@ import pandas as pd
 from langchain_huggingface import HuggingFaceEmbeddings
 from tqdm.auto import tqdm
 
-from helpers.bench.machine import median_seconds
-from helpers.bench.workloads import training_questions
+from helpers.scale.machine import median_seconds
+from helpers.scale.workloads import training_questions
 from helpers.index import build_index, effort_parameter
 from helpers.profiles import load_profile
 

@@ -273,7 +273,7 @@ def test_the_block_always_deletes_and_the_two_halves_meet(
     aws, model_dir, tmp_path, reference, monkeypatch
 ):
     """What moto received, unpacked, is what the real server serves, with its own code."""
-    from helpers import local_endpoint
+    from helpers.endpoint.local import local_endpoint
 
     with pytest.raises(KeyError), deployed_endpoint(model_dir, session=aws, **quiet) as made:
         key = f"{made.name}/model.tar.gz"

@@ -1,1 +1,0 @@
-"""The benchmark behind notebook 06: `python -m helpers.bench` (`make bench`)."""

@@ -1,0 +1,1 @@
+"""How notebook 06 makes scoring faster and tables of pairs bigger: OpenVINO, indexes, the bulk job."""
