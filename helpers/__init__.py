@@ -1,36 +1,38 @@
-"""What the notebooks import: the steps of a reranking pipeline, each in a file of its own.
+"""A reranking pipeline, one file a step, in the order that the data takes.
 
-    text -> chunks -> vectors -> index (index.py) -> candidates -> scores (score.py)
-    -> ranked documents (rerank.py) -> metrics (evaluate.py, report.py)
+profiles    which corpus and which models
+index       text -> chunks -> vectors -> FAISS index -> candidates
+score       (query, passage) pairs -> scores
+rerank      candidates and scores -> ranked documents
+display     ranked documents -> text, a table, a plot
+judgements  questions -> judged chunks
+evaluate    ranked documents -> metrics
+__main__    one question on the command line: python -m helpers "..."
 
-`profiles.py` says which corpus and models, `training/` is how the embedded cross-encoder was made,
-`display.py` prints and draws, `endpoint/` serves, `bulk.py`
-scores what `tables.py` checks, `openvino_score.py` scores in 8 bits, `bench/` measures speed.
-
-Names load on first use, so that `import helpers` is quick.
+Notebooks 01 and 02 need no more. Each later one has a folder: `endpoint` (03), `measure` (04),
+`training` (05), `scale` (06). Names load on first use, so that `import helpers` is quick.
 """
 
 import importlib
 
 _WHERE = {
-    "EndpointCrossEncoder": "helpers.endpoint.client",
-    "LocalCrossEncoder": "helpers.score",
-    "Profile": "helpers.profiles",
-    "ProfileError": "helpers.profiles",
-    "ScoringReranker": "helpers.rerank",
-    "SimilarityRetriever": "helpers.index",
-    "build_index": "helpers.index",
-    "load_profile": "helpers.profiles",
-    "local_endpoint": "helpers.endpoint.local",
-    "plot_rank_changes": "helpers.display",
-    "pretty_print_docs": "helpers.display",
-    "rank_changes": "helpers.display",
-    "split_text": "helpers.index",
+    "build_index": "index",
+    "load_profile": "profiles",
+    "LocalCrossEncoder": "score",
+    "plot_rank_changes": "display",
+    "pretty_print_docs": "display",
+    "rank_changes": "display",
+    "ScoringReranker": "rerank",
+    "SimilarityRetriever": "index",
 }
 __all__ = list(_WHERE)
 
 
 def __getattr__(name: str):
-    if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _WHERE:
+        raise AttributeError(f"helpers has no {name!r}: expected one of {', '.join(_WHERE)}")
+    return getattr(importlib.import_module(f"helpers.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

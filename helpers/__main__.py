@@ -3,6 +3,7 @@
 import argparse
 import os
 import warnings
+from pathlib import Path
 
 QUESTION = "What is the plan for the economy?"
 
@@ -14,48 +15,46 @@ def main() -> None:
     parser.add_argument("--profile", help="embedded (the default) or hub")
     parser.add_argument("-k", type=int, default=20, help="candidates from vector search")
     parser.add_argument("--top-n", type=int, default=3, help="passages to show")
-    parser.add_argument("--plot", help="also draw the rank changes into this file (svg, png)")
-    arguments = parser.parse_args()
+    parser.add_argument("--plot", type=Path, help="also draw the rank changes (.svg, .png, .pdf)")
+    chosen = parser.parse_args()
+    if min(chosen.k, chosen.top_n) < 1:
+        parser.error("-k and --top-n: expected whole numbers of at least 1")
+    if not chosen.question.strip() or any("\ud800" <= c <= "\udfff" for c in chosen.question):
+        parser.error("the question is blank or not UTF-8: expected words")
+    if chosen.plot and (chosen.plot.suffix not in (".svg", ".png", ".pdf")):
+        parser.error(f"--plot {chosen.plot}: expected a name that ends in .svg, .png or .pdf")
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from langchain_huggingface import HuggingFaceEmbeddings
 
-    from helpers import (
-        LocalCrossEncoder,
-        ProfileError,
-        ScoringReranker,
-        SimilarityRetriever,
-        build_index,
-        load_profile,
-    )
+    from helpers.display import plot_rank_changes
+    from helpers.index import SimilarityRetriever, build_index
+    from helpers.profiles import ProfileError, load_profile
+    from helpers.rerank import ScoringReranker
+    from helpers.score import LocalCrossEncoder
 
     try:
-        profile = load_profile(arguments.profile)
+        profile = load_profile(chosen.profile)
     except ProfileError as error:
         parser.exit(1, f"{error}\n")
-    index = build_index(
-        profile.corpus,
-        HuggingFaceEmbeddings(model_name=profile.embedding_model),
-        distance_strategy=profile.distance_strategy,
-    )
-    docs = SimilarityRetriever(store=index, k=arguments.k).invoke(arguments.question)
-    reranker = ScoringReranker(
-        model=LocalCrossEncoder(profile.reranker_model), base_weight=profile.base_weight
-    )
-    reranked = reranker.compress_documents(docs, arguments.question)
-    if arguments.plot:
-        from helpers import plot_rank_changes
+    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model)
+    store = build_index(profile.corpus, embeddings, distance_strategy=profile.distance_strategy)
+    docs = SimilarityRetriever(store=store, k=chosen.k).invoke(chosen.question)
+    model = LocalCrossEncoder(profile.reranker_model)
+    reranker = ScoringReranker(model=model, base_weight=profile.base_weight)
+    reranked = reranker.compress_documents(docs, chosen.question)
+    if chosen.plot:
+        figure = plot_rank_changes(reranked, chosen.top_n, title=chosen.question)
+        # An SVG without its date is the same file each time.
+        figure.savefig(chosen.plot, metadata={"Date": None} if chosen.plot.suffix == ".svg" else {})
 
-        figure = plot_rank_changes(reranked, arguments.top_n, title=arguments.question)
-        figure.savefig(arguments.plot, metadata={"Date": None} if "svg" in arguments.plot else None)
-
-    print(f"\n{'=' * 100}\nQuestion: {arguments.question}\n{'=' * 100}")
-    print(f"\nVector search puts these {arguments.top_n} of {len(docs)} candidates first:\n")
-    for rank, doc in enumerate(docs[: arguments.top_n], start=1):
+    print(f"\n{'=' * 100}\nQuestion: {chosen.question}\n{'=' * 100}")
+    print(f"\nVector search puts these {chosen.top_n} of {len(docs)} candidates first:\n")
+    for rank, doc in enumerate(docs[: chosen.top_n], start=1):
         print(f"{rank}. {doc.page_content}\n")
     print(f"The cross-encoder reads all {len(docs)} and puts these first:\n")
-    for rank, doc in enumerate(reranked[: arguments.top_n], start=1):
+    for rank, doc in enumerate(reranked[: chosen.top_n], start=1):
         score, before = doc.metadata["relevance_score"], doc.metadata["base_rank"]
         print(f"{rank}. (score {score:.2f}, was rank {before}) {doc.page_content}\n")
 

@@ -1,8 +1,7 @@
 """From candidates to ranked documents: a cross-encoder scores each, and the scores are kept.
 
 LangChain's `CrossEncoderReranker` throws the scores away and pairs them with the documents without
-counting. `ScoringReranker` fits the same place (`ContextualCompressionRetriever`), keeps the score
-and the rank that each document came from, and refuses scores that cannot be trusted.
+counting. `ScoringReranker` fits the same place (`ContextualCompressionRetriever`).
 """
 
 import math
@@ -26,14 +25,13 @@ class ScoringReranker(BaseDocumentCompressor):
     Attributes:
         model: Any LangChain cross-encoder.
         top_n: How many documents to return at most; None returns all.
-        base_weight: How much the first stage's similarity counts beside the score. What is above
-            the candidates' mean of a document's `metadata["similarity"]` (which
-            `helpers.index.SimilarityRetriever` puts there), times this, is added to the score's
-            log-odds; the sum, as a chance again, is the `relevance_score`, and the model's own
-            score is kept as `metadata["cross_encoder_score"]`. 0 leaves similarity out. It is
-            fitted for one cross-encoder and one first stage, and needs scores from 0 to 1.
-        score_threshold: Return only documents that score at least this; None returns all. Scores
-            of two models share no scale, so a threshold belongs to one model.
+        base_weight: How much the first stage's `metadata["similarity"]` counts beside the score
+            (`helpers.index.SimilarityRetriever` puts it there). What of it is above the candidates'
+            mean, times this, is added to the score's log-odds; the sum, as a chance again, is the
+            `relevance_score`, and `metadata["cross_encoder_score"]` the model's own. Fitted for one
+            cross-encoder and one first stage; needs scores from 0 to 1. 0 leaves similarity out.
+        score_threshold: Return only documents that score at least this; None returns all. A
+            threshold belongs to one model: scores of two share no scale.
     """
 
     model: BaseCrossEncoder
@@ -52,65 +50,52 @@ class ScoringReranker(BaseDocumentCompressor):
             ValueError: The model returned another number of scores than it was given pairs, or a
                 score that is not a number.
         """
-        if not documents:
-            return []
-        scores = self._scorer().invoke(_pairs(query, documents), {"callbacks": callbacks})
+        pairs = [(query, document.page_content) for document in documents]
+        scores = self._scorer().invoke(pairs, {"callbacks": callbacks}) if pairs else []
         return self._ranked(documents, scores)
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Do what `compress_documents` does, the scoring in a thread of its own."""
-        if not documents:
-            return []
-        scores = await self._scorer().ainvoke(_pairs(query, documents), {"callbacks": callbacks})
+        pairs = [(query, document.page_content) for document in documents]
+        scores = await self._scorer().ainvoke(pairs, {"callbacks": callbacks}) if pairs else []
         return self._ranked(documents, scores)
 
     def _scorer(self) -> Runnable:
         # As a runnable, the scoring is a step of its own in a trace, and callbacks see it.
-        return RunnableLambda(
-            lambda pairs: [float(score) for score in self.model.score(pairs)],
-            name=type(self.model).__name__,
-        )
+        score = lambda pairs: [float(score) for score in self.model.score(pairs)]  # noqa: E731
+        return RunnableLambda(score, name=type(self.model).__name__)
 
     def _ranked(self, documents: Sequence[Document], scores: list[float]) -> list[Document]:
+        name = type(self.model).__name__
         if len(scores) != len(documents):
             raise ValueError(
-                f"{type(self.model).__name__} returned {len(scores)} scores for "
-                f"{len(documents)} documents; one score a document is needed, in the same order"
+                f"{name} returned {len(scores)} scores for {len(documents)} documents; one score a "
+                "document is needed, in the same order"
             )
-        for rank, score in enumerate(scores, start=1):
-            if math.isnan(score):
-                raise ValueError(
-                    f"{type(self.model).__name__} returned NaN for the document of rank {rank}; "
-                    "an order with NaN in it means nothing"
-                )
-        own = [{}] * len(documents)
+        if nan := [rank for rank, score in enumerate(scores, start=1) if math.isnan(score)]:
+            raise ValueError(f"{name} returned NaN for the document of rank {nan[0]}, no order")
+        more = [{"base_rank": rank} for rank in range(1, len(documents) + 1)]
         if self.base_weight:
-            own = [{"cross_encoder_score": score} for score in scores]
+            more = [m | {"cross_encoder_score": s} for m, s in zip(more, scores, strict=True)]
             scores = self._with_similarity(documents, scores)
         ranked = [
             document.model_copy(
-                update={
-                    "metadata": document.metadata
-                    | more
-                    | {"relevance_score": score, "base_rank": rank}
-                }
+                update={"metadata": document.metadata | added | {"relevance_score": score}}
             )
-            for rank, (document, score, more) in enumerate(
-                zip(documents, scores, own, strict=True), start=1
-            )
+            for document, added, score in zip(documents, more, scores, strict=True)
             if self.score_threshold is None or score >= self.score_threshold
         ]
         ranked.sort(key=lambda document: -document.metadata["relevance_score"])
         return ranked[: self.top_n]
 
     def _with_similarity(self, documents: Sequence[Document], scores: list[float]) -> list[float]:
-        similarities = [document.metadata.get("similarity") for document in documents]
-        if None in similarities:
+        found = [document.metadata.get("similarity") for document in documents]
+        if None in found:
             raise ValueError(
-                f"base_weight is {self.base_weight}, but document {similarities.index(None) + 1} "
-                'has no metadata["similarity"]: take the documents from '
+                f"base_weight is {self.base_weight}, but document {found.index(None) + 1} has no "
+                'metadata["similarity"]: take the documents from '
                 "helpers.index.SimilarityRetriever, or leave base_weight out"
             )
         if not all(0 <= score <= 1 for score in scores):
@@ -118,17 +103,9 @@ class ScoringReranker(BaseDocumentCompressor):
                 f"base_weight needs scores between 0 and 1; {type(self.model).__name__} gives "
                 f"{min(scores):.3g} to {max(scores):.3g}: leave base_weight out"
             )
-        mean = sum(similarities) / len(similarities)
+        mean = sum(found) / len(found)
+        odds = [logit(min(max(score, 1e-12), 1 - 1e-12)) for score in scores]
         return [
-            float(
-                expit(
-                    logit(min(max(score, 1e-12), 1 - 1e-12))
-                    + self.base_weight * (similarity - mean)
-                )
-            )
-            for score, similarity in zip(scores, similarities, strict=True)
+            float(expit(o + self.base_weight * (s - mean)))
+            for o, s in zip(odds, found, strict=True)
         ]
-
-
-def _pairs(query: str, documents: Sequence[Document]) -> list[tuple[str, str]]:
-    return [(query, document.page_content) for document in documents]

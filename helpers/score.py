@@ -1,30 +1,28 @@
-"""From pairs to scores, as fast as the processor allows: candidates -> scores.
+"""From pairs to scores, as fast as the processor allows: candidates -> scores."""
 
-`LocalCrossEncoder` gives the scores of LangChain's `HuggingFaceCrossEncoder` in less time. The
-endpoint and the bulk job score with it too; `precision` is decided here and nowhere else.
-
-What costs no quality is always on: pairs are sorted by length and computed in batches of bounded
-size, and on a processor the matrices are multiplied by oneDNN. `precision="auto"` adds 16 bits
-where the hardware computes them natively.
-"""
-
+import math
 import os
+import re
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from sentence_transformers import CrossEncoder
-from torch.utils import mkldnn
 
+try:
+    from torch.utils import mkldnn
+except ImportError:  # it is TorchScript, and will go
+    mkldnn = None
 try:
     from langchain_core.cross_encoders import BaseCrossEncoder
 except ImportError:  # the container has no LangChain
     BaseCrossEncoder = object
 
-# oneDNN keeps compiled code for each shape that it met, and nearly every batch has one of its own.
-# Read when it is used first, so set before.
+# oneDNN keeps compiled code for each shape that it met, and nearly every batch has its own.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
-
+SURROGATE = re.compile("[\ud800-\udfff]")
 FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, Arm
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,34 +36,21 @@ def auto_precision(device: str) -> str:
     return "bf16" if device == "cpu" and words & FAST_BF16 else "fp32"
 
 
-def check_precision(precision: str, name: str = "precision", more: Sequence[str] = ()) -> None:
-    """Refuse what is not fp32, bf16, fp16, auto or one of `more`.
-
-    Raises:
-        ValueError: It is none of them; the message calls it by `name`.
-    """
-    known = [*PRECISIONS, "auto", *more]
-    if precision not in known:
+def choose_dtype(precision: str, device: str = "cpu", name: str = "precision") -> torch.dtype:
+    """Return the type to compute in on `device`; what is no precision is a ValueError."""
+    if precision not in (known := [*PRECISIONS, "auto"]):
         raise ValueError(f"{name} is {precision!r}: expected one of {', '.join(known)}.")
-
-
-def choose_dtype(precision: str, device: str) -> torch.dtype:
-    """Return the type to compute in.
-
-    Raises:
-        ValueError: The precision is not fp32, bf16, fp16 or auto.
-    """
-    check_precision(precision)
     return PRECISIONS[auto_precision(device) if precision == "auto" else precision]
 
 
-def bounded_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Group the positions of `lengths`, longest first, into batches of little padding.
+def as_onednn(module: torch.nn.Module) -> torch.nn.Module:
+    """Let oneDNN multiply fp32 matrices: it uses the whole width of any maker's processor."""
+    usable = mkldnn and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return mkldnn.to_mkldnn(module) if usable else module
 
-    Returns:
-        Lists of positions. A batch's longest length times its size is at most `batch_tokens`,
-        unless it holds one position alone.
-    """
+
+def bounded_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Group positions, longest first, so that a batch of several, padded, fits `batch_tokens`."""
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
@@ -74,109 +59,92 @@ def bounded_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]
     return batches
 
 
+class _ThreadSafe(CrossEncoder):
+    """A fast tokenizer keeps its truncation as state, which threads would change for others."""
+
+    lock = threading.RLock()
+
+    def preprocess(self, *args, **settings):
+        with self.lock:
+            return super().preprocess(*args, **settings)
+
+
 class LocalCrossEncoder(BaseCrossEncoder):
-    """A cross-encoder in this process, for any place that takes a LangChain cross-encoder.
+    """LangChain's `HuggingFaceCrossEncoder` in less time, for any place that takes one.
 
-    Args:
-        folder: A model's folder with safetensors weights.
-        precision: `fp32`, `bf16`, `fp16`, or `auto`.
-        batch_tokens: Tokens, padding included, computed at once. Memory depends on it and not on
-            the number of pairs. By default 2,048 on a processor, whose caches hold little more,
-            and 65,536 on a GPU.
-        max_length: Tokens of a pair; what is longer is cut. By default the model's own limit.
+    It is sentence-transformers' own `predict`, with the template, prompt and lengths that a model
+    was saved with, in bounded batches. Threads may share it; pickled, it is loaded anew.
 
-    Raises:
-        ValueError: The precision is unknown, or a number is out of range.
+    `folder` holds safetensors weights. `precision` is `fp32`, `bf16`, `fp16` or `auto`: 16 bits
+    where the hardware has them. `batch_tokens`, padding included, are computed at once (by default
+    2,048 on a processor, for its caches, and 65,536 on a GPU). What of a pair is longer than
+    `max_length` tokens (by default the model's own) is cut. ValueErrors say what cannot be.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        precision: str = "fp32",
-        batch_tokens: int | None = None,
-        max_length: int | None = None,
-    ):
+    def __init__(self, folder, *, precision="fp32", batch_tokens=None, max_length=None):
+        self.settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         if batch_tokens is not None and batch_tokens < 1:
-            raise ValueError(
-                f"batch_tokens is {batch_tokens}: expected a whole number of at least 1."
-            )
-        self.client = CrossEncoder(
-            str(folder),
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True},
-        )
+            raise ValueError(f"batch_tokens is {batch_tokens}: expected 1 or more.")
+        safe = {"model_kwargs": {"use_safetensors": True}, "trust_remote_code": False}
+        self.client = _ThreadSafe(str(folder), local_files_only=True, **safe)
+        if (labels := self.client.num_labels) > 2:
+            raise ValueError(f"{folder} gives {labels} labels and no score: expected one or two.")
+        if not self.client.tokenizer.is_fast:
+            raise ValueError(f"{folder} has no fast tokenizer: expected a tokenizer.json")
+        # What every pair costs: special tokens, and the model's template or prompt.
+        prompt = self.client.prompts.get(self.client.default_prompt_name)
+        self._frame = self.client.preprocess([("", "")], prompt=prompt)["input_ids"].shape[1]
+        shortest, longest = self._frame + 2, self.client.max_seq_length or math.inf
         if max_length is not None:
-            shortest = self.client.tokenizer.num_special_tokens_to_add(pair=True) + 2
-            longest = self.client.max_seq_length or max_length
             if not shortest <= max_length <= longest:
-                raise ValueError(
-                    f"max_length is {max_length}: expected {shortest} to {longest} tokens, which "
-                    "is what this model takes."
-                )
+                raise ValueError(f"max_length is {max_length}: expected {shortest} to {longest}.")
             self.client.max_seq_length = max_length
-        self.client.eval()
+        self.batch_tokens = batch_tokens or {"cpu": 2048}.get(self.client.device.type, 65_536)
         self._convert(precision, self.client.device.type)
-        on_processor = self.client.device.type == "cpu"  # by now
-        self.batch_tokens = batch_tokens or (2048 if on_processor else 65_536)
+
+    def __reduce__(self):
+        return partial(type(self), **self.settings), ()
 
     def _convert(self, precision: str, device: str) -> None:
         dtype = choose_dtype(precision, device)
-        # Converted once: autocast would convert the weights again for every batch.
-        self.client.to(dtype)
-        if device == "cpu" and dtype is torch.float32 and torch.backends.mkldnn.is_available():
-            # oneDNN uses the whole width of any maker's processor; torch's own choice does not.
-            mkldnn.to_mkldnn(self.client)
+        self.client.to(dtype)  # once: autocast would convert the weights for every batch
+        if device == "cpu" and dtype is torch.float32:
+            as_onednn(self.client)
 
     def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Score (query, passage) pairs, any number of them.
+        """Return one float for each (query, passage) pair, in order.
 
-        Returns:
-            One float a pair, in order: what `HuggingFaceCrossEncoder.score` returns, except that
-            of a pair that is too long the passage is cut, and the query only if it alone is.
+        Of a pair that is too long the passage is cut, and the query only if it alone is. A lone
+        surrogate, which is no text, and a score that is not finite, is a ValueError.
         """
-        if not text_pairs:
-            return []
-        queries, passages = zip(*(self.fit(*pair) for pair in text_pairs), strict=True)
-        limit = self.client.max_seq_length
-        tokens = self.client.tokenizer(
-            list(queries), list(passages), truncation=limit is not None, max_length=limit
-        )
-        lengths = [len(ids) for ids in tokens["input_ids"]]
-        scores = [0.0] * len(lengths)
-        for batch in bounded_batches(lengths, self.batch_tokens):
-            found = self._forward({name: [rows[i] for i in batch] for name, rows in tokens.items()})
-            for i, score in zip(batch, found, strict=True):
-                scores[i] = score
+        scores = [math.nan] * len(text_pairs)
+        for start in range(0, len(scores), 4096):  # what is tokenized at once
+            pairs, lengths = self._fitted(text_pairs[start : start + 4096])
+            for batch in bounded_batches(lengths, self.batch_tokens):
+                found = self.client.predict([pairs[i] for i in batch], batch_size=len(batch))
+                # One label, or two: (not relevant, relevant).
+                for i, score in zip(batch, found.reshape(len(batch), -1)[:, -1], strict=True):
+                    scores[start + i] = float(score)
+        if not all(map(math.isfinite, scores)):
+            raise ValueError("a score is no finite number: try another precision than fp16")
         return scores
 
-    @torch.inference_mode()
-    def _forward(self, tokens: dict[str, list[list[int]]]) -> list[float]:
-        padded = self.client.tokenizer.pad(tokens, return_tensors="pt", verbose=False)
-        logits = self.client(padded.to(self.client.device))["scores"].float()
-        scores = self.client.activation_fn(logits)
-        # One label, or two: (not relevant, relevant).
-        return scores.reshape(len(scores), -1)[:, -1].tolist()
-
-    def fit(self, query: str, passage: str) -> tuple[str, str]:
-        """Cut the passage so that the tokenizer, which cuts the longer text, spares the query."""
-        tokenizer, limit = self.client.tokenizer, self.client.max_seq_length
-        if limit is None or not tokenizer.is_fast:
-            return query, passage
-        room = limit - tokenizer.num_special_tokens_to_add(pair=True)
-        if len(query.encode()) <= room // 2:  # a token has at least one byte
-            return query, passage
-        query, used = self._clip(query, room)
-        if used > room // 2:
-            passage, _ = self._clip(passage, room - used)
-        return query, passage
-
-    def _clip(self, text: str, room: int) -> tuple[str, int]:
-        """Return the text's beginning that fills at most `room` tokens, and how many it fills."""
-        spans = self.client.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )["offset_mapping"]
-        if len(spans) <= room:
-            return text, len(spans)
-        return (text[: spans[room - 1][1]] if room else ""), room
+    def _fitted(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[int]]:
+        """Cut what is too long, and count the tokens of each pair."""
+        texts = [list(column) for column in zip(*pairs, strict=True)]
+        if any(SURROGATE.search(text) for column in texts for text in column):
+            raise ValueError("a text holds a lone surrogate, which is no character")
+        how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+        with _ThreadSafe.lock:
+            spans = [self.client.tokenizer(column, **how)["offset_mapping"] for column in texts]
+        room, fitted, lengths = (self.client.max_seq_length or math.inf) - self._frame, [], []
+        for query, passage, first, second in zip(*texts, *spans, strict=True):
+            size = len(first) + len(second)
+            # The tokenizer cuts the longer text; where that may be the query, it is too late then.
+            if len(first) > room // 2 and size > room:
+                left = max(room - len(first), 0)
+                query = query[: first[:room][-1][1]]
+                passage = passage[: second[left - 1][1]] if left else ""
+            fitted.append((query, passage))
+            lengths.append(self._frame + min(size, room))
+        return fitted, lengths

@@ -1,37 +1,60 @@
-"""What notebook 04 compares reranking with: BM25, vectors alone, and a baseline without training."""
+"""What notebook 04 compares reranking with: BM25, vectors alone, a baseline without training."""
 
-import re
 from collections.abc import Sequence
 
+import bm25s
 import numpy as np
+import regex
 from langchain_classic.retrievers import ContextualCompressionRetriever
-from langchain_community.retrievers import BM25Retriever
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.vectorstores import VectorStore
+from pydantic import PositiveInt
 
 from helpers.index import SimilarityRetriever
 from helpers.rerank import ScoringReranker
 
-WORD = re.compile(r"\w+")
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+# Where a script puts no spaces between words, each character is one.
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+WORD = regex.compile(rf"(?V1){UNSPACED}|[[\w\p{{M}}]--{UNSPACED}]+")
+SENTENCE_END = regex.compile(r"(?<=[.!?])\s+")
+
+
+def words(text: str) -> list[str]:
+    """Split a text into lower-case words, or, where it has none, into its signs."""
+    return WORD.findall(text.lower()) or text.split()
+
+
+class BM25(BaseRetriever):
+    """The `k` documents that score best by BM25 (`bm25s`: k1 1.5, b 0.75, Lucene's), above 0."""
+
+    docs: list[Document]
+    k: PositiveInt = 20
+
+    def model_post_init(self, _) -> None:
+        self._index = bm25s.BM25()
+        self._index.index([words(doc.page_content) for doc in self.docs], show_progress=False)
+
+    def _get_relevant_documents(self, query: str, *, run_manager) -> list[Document]:
+        if not (asked := words(query)):
+            return []
+        scores = self._index.get_scores(asked)
+        best = np.argsort(-scores, kind="stable")[: self.k]
+        return [self.docs[i] for i in best if scores[i] > 0]
 
 
 class ChunkAndSentence(BaseCrossEncoder):
     """A baseline without training: the mean of the chunk's cosine and its best sentence's."""
 
     def __init__(self, embeddings: Embeddings):
-        self.embeddings = embeddings
-        self._known: dict[str, np.ndarray] = {}
+        self.embeddings, self._known = embeddings, {}
 
     def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return one score a pair, higher is better."""
         parts = [[text, *SENTENCE_END.split(text)] for _, text in text_pairs]
         wanted = {query for query, _ in text_pairs} | {p for group in parts for p in group}
-        unknown = sorted(wanted - self._known.keys())
-        if unknown:
+        if unknown := sorted(wanted - self._known.keys()):
             vectors = np.asarray(self.embeddings.embed_documents(unknown))
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             self._known |= dict(zip(unknown, vectors, strict=True))
@@ -46,47 +69,38 @@ class Remembering(BaseCrossEncoder):
     """Scores each pair once: two of the compared pipelines ask the model for the same pairs."""
 
     def __init__(self, model: BaseCrossEncoder):
-        self.model = model
-        self._known: dict[tuple[str, str], float] = {}
+        self.model, self._known = model, {}
 
     def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the model's score of each pair, in order."""
         pairs = [tuple(pair) for pair in text_pairs]
-        unknown = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        if unknown:
+        if unknown := [pair for pair in dict.fromkeys(pairs) if pair not in self._known]:
             self._known |= dict(zip(unknown, self.model.score(unknown), strict=True))
         return [self._known[pair] for pair in pairs]
 
 
-def words(text: str) -> list[str]:
-    """Split a text into lower-case words, which is what BM25 matches."""
-    return WORD.findall(text.lower())
-
-
 def pipelines(
-    store: VectorStore,
+    store,
     chunks: Sequence[Document],
     cross_encoder: BaseCrossEncoder,
     embeddings: Embeddings,
     k: int = 20,
     base_weight: float = 0.0,
 ) -> dict[str, BaseRetriever]:
-    """Return the retrievers that the table compares, each giving `k` documents.
+    """Return the retrievers that the table compares, each giving `k` documents of a FAISS `store`.
 
-    `reranked` is in the order of the cross-encoder's score alone, `fused` in that of
-    `ScoringReranker(base_weight=...)`, which is left out where `base_weight` is 0.
+    `reranked` is by the cross-encoder's score alone, `fused` by `ScoringReranker(base_weight=...)`,
+    left out where that is 0.
     """
-    base = SimilarityRetriever(store=store, k=k)
+    base, remembering = SimilarityRetriever(store=store, k=k), Remembering(cross_encoder)
 
     def reranked(model: BaseCrossEncoder, weight: float = 0.0) -> BaseRetriever:
-        return ContextualCompressionRetriever(
-            base_compressor=ScoringReranker(model=model, base_weight=weight), base_retriever=base
-        )
+        compressor = ScoringReranker(model=model, base_weight=weight)
+        return ContextualCompressionRetriever(base_compressor=compressor, base_retriever=base)
 
-    remembering = Remembering(cross_encoder)
     fused = {"fused": reranked(remembering, base_weight)} if base_weight else {}
     return {
-        "BM25": BM25Retriever.from_documents(list(chunks), k=k, preprocess_func=words),
+        "BM25": BM25(docs=list(chunks), k=k),
         "base (vectors)": base,
         "chunk + sentence": reranked(ChunkAndSentence(embeddings)),
         "reranked": reranked(remembering),
