@@ -12,8 +12,7 @@ import tarfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Name in code/ -> file. Scoring travels along.
-CODE_FILES = {
+CODE_FILES = {  # name in code/ -> file; scoring travels along
     "inference.py": HERE / "inference.py",
     "score.py": HERE.parent / "score.py",
     "requirements.txt": HERE / "requirements.txt",
@@ -21,32 +20,27 @@ CODE_FILES = {
 NEVER = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib", ".pyc"}  # pickles, and leftovers
 
 
-def members(model_dir: Path) -> dict[str, Path]:
-    """Name in the archive -> file, sorted by name: weights, configuration, tokenizer, code."""
-    found = {}
-    for file in model_dir.rglob("*"):
+def package(model_dir: str | os.PathLike, target: str | os.PathLike = "model.tar.gz") -> Path:
+    """Write the archive. The same input gives the same bytes: no time, owner or file order.
+
+    Raises FileNotFoundError if the folder holds no safetensors.
+    """
+    found = {f"code/{name}": file for name, file in CODE_FILES.items()}
+    for file in Path(model_dir).rglob("*"):
         name = file.relative_to(model_dir)
         hidden = any(part.startswith((".", "__")) for part in name.parts)
         if file.is_file() and not hidden and name.parts[0] != "code" and file.suffix not in NEVER:
             found[name.as_posix()] = file
     if not any(name.endswith(".safetensors") for name in found):
         raise FileNotFoundError(f"{model_dir} holds no .safetensors weights to package.")
-    return dict(
-        sorted((found | {f"code/{name}": file for name, file in CODE_FILES.items()}).items())
-    )
-
-
-def package(model_dir: str | os.PathLike, target: str | os.PathLike = "model.tar.gz") -> Path:
-    """Write the archive. The same input gives the same bytes: no time, owner or file order."""
-    target = Path(target)
     with (
-        target.open("wb") as raw,
+        Path(target).open("wb") as raw,
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for name, file in members(Path(model_dir)).items():
+        for name, file in sorted(found.items()):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = file.stat().st_size, 0o644
             with file.open("rb") as content:
                 archive.addfile(entry, content)
-    return target
+    return Path(target)

@@ -11,24 +11,17 @@ import random
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import boto3
+from botocore import exceptions as aws
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    HTTPClientError,
-    IncompleteReadError,
-)
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 MAX_BYTES = 6_000_000  # of the 6,291,456 that a real-time endpoint takes; serverless takes 4 MiB
-ENVELOPE = len(b'{"text_pairs": []}')
-LOST = (HTTPClientError, ConnectionError, IncompleteReadError)
+ENVELOPE = b'{"text_pairs": [%b]}'
+LOST = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError)
 
 
 class EndpointError(RuntimeError):
@@ -55,18 +48,9 @@ class BaseOrderWarning(UserWarning):
     """The endpoint failed and the documents keep the base retriever's order."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A slice of the request that fits into one call."""
-
-    pairs: range
-    body: bytes
-
-
 class EndpointCrossEncoder(BaseCrossEncoder):
     """Scores pairs on a SageMaker endpoint, in parts, in order, none lost.
 
-    endpoint_name: the endpoint's name.
     client: a "sagemaker-runtime" client to use as it is; or else
     session, region_name: where to make one from (default: boto3's usual look-up).
     max_pairs, max_bytes: the largest part. The endpoint waits 60 s for its scores: on two cores
@@ -98,61 +82,49 @@ class EndpointCrossEncoder(BaseCrossEncoder):
         self.endpoint_name, self.on_error = endpoint_name, on_error
         self.max_pairs, self.max_bytes = max_pairs, max_bytes
         self.max_concurrency, self.attempts = max_concurrency, attempts
+        config = Config(
+            # botocore retries throttling, 5xx and lost connections; what the container
+            # itself answers comes as a 424, which `call` below retries.
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            max_pool_connections=max_concurrency,
+            connect_timeout=5,
+            read_timeout=70,  # the endpoint gives up after 60
+        )
         self.client = client or (session or boto3.Session()).client(
-            "sagemaker-runtime",
-            region_name=region_name,
-            config=Config(
-                # botocore retries throttling, 5xx and lost connections; what the container
-                # itself answers comes as a 424, which `call` below retries.
-                retries={"mode": "standard", "total_max_attempts": attempts},
-                max_pool_connections=max_concurrency,
-                connect_timeout=5,
-                read_timeout=70,  # the endpoint gives up after 60
-            ),
+            "sagemaker-runtime", region_name=region_name, config=config
         )
 
     def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
         """One score a pair, in order. Raises EndpointError, or falls back: see on_error."""
         pairs = [check(position, pair) for position, pair in enumerate(text_pairs)]
+        given_up, pool = threading.Event(), ThreadPoolExecutor(self.max_concurrency)
         try:
-            return self.score_parts(list(split(pairs, self.max_pairs, self.max_bytes)))
+            parts = list(split(pairs, self.max_pairs, self.max_bytes))
+            calls = [pool.submit(self.call, *part, given_up) for part in parts]
+            for call in as_completed(calls):
+                call.result()  # the first failure stops what has not begun
+            return [score for call in calls for score in call.result()]
         except EndpointError as error:
             if self.on_error == "raise":
                 raise
             message = f"The reranker failed, documents keep the base order. {error}"
             warnings.warn(message, BaseOrderWarning, stacklevel=2)
             return [-float(position) for position in range(1, len(pairs) + 1)]
-
-    def score_parts(self, parts: list[Part]) -> list[float]:
-        """All parts' scores, joined in order; the first failure stops what has not begun."""
-        if len(parts) <= 1:
-            return [score for part in parts for score in self.call(part, threading.Event())]
-        given_up = threading.Event()
-        pool = ThreadPoolExecutor(min(self.max_concurrency, len(parts)), "endpoint")
-        try:
-            calls = [pool.submit(self.call, part, given_up) for part in parts]
-            done, _ = wait(calls, return_when=FIRST_EXCEPTION)
-            failed = [call for call in calls if call in done and call.exception()]
-            if failed:
-                raise failed[0].exception()
-            return [score for call in calls for score in call.result()]
         finally:
             given_up.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
-    def call(self, part: Part, given_up: threading.Event) -> list[float]:
+    def call(self, pairs: range, body: bytes, given_up: threading.Event) -> list[float]:
         """One part's scores, tried again while the container's trouble can pass."""
         for attempt in range(1, self.attempts + 1):
             try:
+                how = {"ContentType": "application/json", "Accept": "application/json"}
                 answer = self.client.invoke_endpoint(
-                    EndpointName=self.endpoint_name,
-                    Body=part.body,
-                    ContentType="application/json",
-                    Accept="application/json",
+                    EndpointName=self.endpoint_name, Body=body, **how
                 )
-                return read_scores(answer["Body"].read(), part)
-            except (ClientError, BotoCoreError) as error:
-                failure, again = describe(error, part)
+                return read_scores(answer["Body"].read(), pairs)
+            except (aws.ClientError, aws.BotoCoreError) as error:
+                failure, again = describe(error, pairs)
                 # Exponential, with jitter: clients that failed together shall not return so.
                 seconds = random.uniform(0.5, 1.0) * min(0.5 * 2**attempt, 8.0)
                 if not again or attempt == self.attempts or given_up.wait(seconds):
@@ -167,59 +139,50 @@ def check(position: int, pair: object) -> tuple[str, str]:
     raise TypeError(f"pair {position} is {pair!r:.80}: expected (query, passage), two strings.")
 
 
-def split(
-    pairs: Sequence[tuple[str, str]], max_pairs: int, max_bytes: int = MAX_BYTES
-) -> Iterator[Part]:
-    """Consecutive parts within max_pairs and max_bytes; each pair in exactly one."""
-    start, texts, size = 0, [], ENVELOPE
+def split(pairs: Sequence, max_pairs: int, max_bytes: int) -> Iterator[tuple[range, bytes]]:
+    """Consecutive positions and their request, within both limits; each pair in exactly one."""
+    start, texts, size = 0, [], len(ENVELOPE)
     for position, pair in enumerate(pairs):
-        text = json.dumps(list(pair)).encode()
-        if ENVELOPE + len(text) > max_bytes:
+        text = json.dumps(pair).encode()
+        if len(ENVELOPE) + len(text) > max_bytes:
             message = f"{len(text):,} bytes of JSON; a request takes {max_bytes:,}."
             raise EndpointRefused(message, range(position, position + 1))
         if texts and (len(texts) == max_pairs or size + len(text) > max_bytes):
-            yield join(start, texts)
-            start, texts, size = position, [], ENVELOPE
+            yield range(start, position), ENVELOPE % b", ".join(texts)
+            start, texts, size = position, [], len(ENVELOPE)
         texts.append(text)
         size += len(text) + len(b", ")
     if texts:
-        yield join(start, texts)
+        yield range(start, len(pairs)), ENVELOPE % b", ".join(texts)
 
 
-def join(start: int, texts: list[bytes]) -> Part:
-    body = b'{"text_pairs": [' + b", ".join(texts) + b"]}"
-    return Part(range(start, start + len(texts)), body)
-
-
-def read_scores(body: bytes, part: Part) -> list[float]:
+def read_scores(body: bytes, pairs: range) -> list[float]:
     """The scores, counted and checked: zip() in a reranker would lose documents silently."""
     try:
         scores = [float(score) for score in json.loads(body)["scores"]]
     except (ValueError, KeyError, TypeError):
-        raise EndpointBadAnswer('no JSON {"scores": [numbers]} came.', part.pairs) from None
-    if len(scores) != len(part.pairs):
-        message = f"{len(scores)} scores came for {len(part.pairs)} pairs."
-        raise EndpointBadAnswer(message, part.pairs)
+        raise EndpointBadAnswer('no JSON {"scores": [numbers]} came.', pairs) from None
+    if len(scores) != len(pairs):
+        raise EndpointBadAnswer(f"{len(scores)} scores came for {len(pairs)} pairs.", pairs)
     if not all(map(math.isfinite, scores)):
-        raise EndpointBadAnswer("a score is not a finite number.", part.pairs)
+        raise EndpointBadAnswer("a score is not a finite number.", pairs)
     return scores
 
 
-def describe(error: ClientError | BotoCoreError, part: Part) -> tuple[EndpointError, bool]:
-    """The error with the part that failed, and whether `call` should try again.
+def describe(error: Exception, pairs: range) -> tuple[EndpointError, bool]:
+    """The error with the pairs that failed, and whether `call` should try again.
 
     It should where the container had the trouble, or lost the connection while it answered:
     botocore does not retry those. All else botocore has retried already, where that helps.
     """
-    if not isinstance(error, ClientError):
+    if not isinstance(error, aws.ClientError):
         kind = EndpointUnavailable if isinstance(error, LOST) else EndpointRefused
-        return kind(str(error), part.pairs), isinstance(error, IncompleteReadError)
-    code = error.response["Error"]["Code"]
+        return kind(str(error), pairs), isinstance(error, aws.IncompleteReadError)
+    code, message = error.response["Error"]["Code"], str(error)
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    message, ours = str(error), code in ("ModelError", "ModelNotReadyException")
     if code == "ModelError":
         status = error.response.get("OriginalStatusCode", 0)  # 0: no answer within 60 s
         message = f"the container answered {status}: {error.response.get('OriginalMessage', '')}"
     passing = status in (0, 429) or status >= 500 or "Throttl" in code
     kind = EndpointUnavailable if passing else EndpointRefused
-    return kind(message, part.pairs), ours and passing
+    return kind(message, pairs), passing and code in ("ModelError", "ModelNotReadyException")

@@ -6,8 +6,6 @@ Paths, codes and messages follow
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html
 """
 
-import contextlib
-
 import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -34,33 +32,27 @@ def model_error(status: int, answer: str) -> JSONResponse:
     return aws_error(424, "ModelError", message, **fields)
 
 
-async def read_body(request: Request) -> bytes | None:
-    """The body, or None as soon as it is longer than an endpoint takes."""
-    body = bytearray()
-    async for chunk in request.stream():
-        if len(body) + len(chunk) <= MAX_BODY:
-            body += chunk
-        else:  # read on, so that the client is ready for an answer, but keep nothing
-            body = bytearray(MAX_BODY + 1)
-    return bytes(body) if len(body) <= MAX_BODY else None
-
-
 def make_app(name: str, container: str) -> Starlette:
     """An ASGI app that answers for the endpoint `name` with the server at URL `container`."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-    client = httpx.AsyncClient(base_url=container, timeout=MAX_SECONDS, limits=limits)
+    # A proxy from the environment could not reach a container on loopback.
+    client = httpx.AsyncClient(
+        base_url=container, timeout=MAX_SECONDS, limits=limits, trust_env=False
+    )
 
     async def invoke(request: Request) -> Response:
         if request.path_params["name"] != name:
             message = f"Endpoint {request.path_params['name']} not found; here is {name}."
             return aws_error(400, "ValidationError", message)
-        body = await read_body(request)
-        if body is None:
+        body = bytearray()
+        async for chunk in request.stream():  # to its end, so that the client reads the answer
+            body += chunk[: MAX_BODY + 1 - len(body)]
+        if len(body) > MAX_BODY:
             return aws_error(413, "", f"HTTP content length exceeded {MAX_BODY} bytes.")
         passed = ("content-type", "accept")
         headers = {key: request.headers[key] for key in passed if key in request.headers}
         try:
-            answer = await client.post("/invocations", content=body, headers=headers)
+            answer = await client.post("/invocations", content=bytes(body), headers=headers)
         except httpx.TimeoutException:
             return model_error(0, TIMED_OUT)
         except httpx.HTTPError:
@@ -71,16 +63,8 @@ def make_app(name: str, container: str) -> Starlette:
         media_type = answer.headers.get("content-type")
         return Response(answer.content, headers=headers, media_type=media_type)
 
-    async def not_here(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    async def not_here(request: Request, error: HTTPException) -> Response:
         return aws_error(error.status_code, "UnknownOperationException", error.detail)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette):
-        async with client:
-            yield
-
     route = Route("/endpoints/{name}/invocations", invoke, methods=["POST"])
-    return Starlette(
-        routes=[route], lifespan=lifespan, exception_handlers={HTTPException: not_here}
-    )
+    return Starlette(routes=[route], exception_handlers={HTTPException: not_here})

@@ -1,10 +1,9 @@
 """A SageMaker endpoint on this machine: a model's folder comes in, an address comes out.
 
-    with local_endpoint("data/reranker") as endpoint:
-        with endpoint.environment():
-            cross_encoder = SagemakerEndpointCrossEncoder(
-                endpoint_name=endpoint.name, region_name=endpoint.region
-            )
+    with local_endpoint("data/reranker") as endpoint, endpoint.environment():
+        cross_encoder = SagemakerEndpointCrossEncoder(
+            endpoint_name=endpoint.name, region_name=endpoint.region
+        )
 
 It is the model server that the SageMaker containers run, with the code that they run, behind
 a front that speaks like the SageMaker runtime. No Docker, no root, no AWS account.
@@ -24,12 +23,43 @@ from pathlib import Path
 
 from helpers.endpoint.archive import CODE_FILES
 
-HERE = Path(__file__).parent
 SOCKET_PATH = 100  # bytes that a Unix socket's path may have, with room
 
 
 class EndpointStartError(RuntimeError):
     """The local endpoint did not start; the message ends with the server's last lines."""
+
+
+def read_logs(folder: Path, lines: int = 0) -> str:
+    """What the servers and the model's worker have said, or the last `lines` of each."""
+    files = [folder / name for name in ("supervisor.log", "server.log", "model_log.log")]
+    said = [f.read_text(errors="replace").splitlines()[-lines:] for f in files if f.exists()]
+    return "\n".join(line for each in said for line in each)
+
+
+def past_proxies() -> dict[str, str]:
+    """The variables that keep what is on 127.0.0.1 away from HTTP_PROXY, and all they held."""
+    # Under two names, of which some readers prefer the one and some the other.
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if not {"*", "127.0.0.1"} & set(direct.replace(" ", "").split(",")):
+        direct = ",".join(filter(None, [direct, "127.0.0.1"]))
+    return {"NO_PROXY": direct, "no_proxy": direct}
+
+
+@contextlib.contextmanager
+def set_for_a_while(variables: dict[str, str | None]) -> Iterator[None]:
+    """Environment variables with these values, or (None) without one, until the block is left."""
+
+    def put(values: dict[str, str | None]) -> None:
+        for name, value in values.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+    before = {name: os.environ.get(name) for name in variables}
+    put(variables)
+    try:
+        yield
+    finally:
+        put(before)
 
 
 @dataclass(frozen=True)
@@ -48,7 +78,7 @@ class LocalEndpoint:
     region: str = "us-east-1"
 
     def client(self, **config):
-        """A boto3 client for this endpoint; `config` goes to botocore's Config."""
+        """A boto3 client for this endpoint, by no proxy; `config` goes to botocore's Config."""
         import boto3
         from botocore.config import Config
 
@@ -59,26 +89,15 @@ class LocalEndpoint:
     @contextlib.contextmanager
     def environment(self) -> Iterator[None]:
         """Within the block, boto3 clients that are made reach this endpoint and not AWS."""
-        ours = {
-            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.url,
-            "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-            "NO_PROXY": "127.0.0.1," + os.environ.get("NO_PROXY", ""),
-        }
-        hidden = {name: os.environ.pop(name, None) for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN")}
-        before = hidden | {name: os.environ.get(name) for name in ours}
-        os.environ.update(ours)
-        try:
+        ours = {"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.url, "AWS_PROFILE": None}
+        ours |= {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false", "AWS_SESSION_TOKEN": None}
+        ours |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+        with set_for_a_while(ours | past_proxies()):
             yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
     def log(self) -> str:
         """What the model server and the model's worker have said so far."""
-        files = [self.folder / name for name in ("server.log", "model_log.log")]
-        return "\n".join(file.read_text(errors="replace") for file in files if file.exists())
+        return read_logs(self.folder)
 
 
 def lay_out(model_dir: Path, folder: Path) -> None:
@@ -97,23 +116,9 @@ def lay_out(model_dir: Path, folder: Path) -> None:
             (code / name).symlink_to(file)
 
 
-def start_supervisor(settings: dict, folder: Path) -> subprocess.Popen:
-    """The process that runs the servers; it ends them when its standard input closes."""
-    paths = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-    with (folder / "supervisor.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "helpers.endpoint.supervisor", json.dumps(settings)],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C reaches us and not the servers: we end them
-        )
-
-
 def stop(supervisor: subprocess.Popen, server: int | None) -> None:
     """Let the supervisor clean up; if it does not or cannot, end the servers from here."""
-    supervisor.stdin.close()
+    supervisor.terminate()
     try:
         supervisor.wait(30)
     except subprocess.TimeoutExpired:
@@ -132,12 +137,13 @@ def local_endpoint(
     *,
     workers: int = 1,
     environment: dict[str, str] | None = None,
-    start_seconds: float = 120.0,
+    start_seconds: float = 300.0,
 ) -> Iterator[LocalEndpoint]:
     """Serve the cross-encoder in `model_dir` until the block is left, in whatever way.
 
     `environment` holds the container's settings (RERANKER_PRECISION and its like). `workers`
-    are processes, each with its copy of the model. Raises EndpointStartError.
+    are processes, each with its copy of the model. Until then 127.0.0.1 is in NO_PROXY, so that
+    whatever is asked there is asked of the endpoint. Raises EndpointStartError.
     """
     folder = Path(tempfile.mkdtemp(prefix="rerank-")).resolve()
     supervisor, report = None, {}
@@ -145,16 +151,20 @@ def local_endpoint(
         if len(os.fsencode(folder / ".mms.sock.9000")) > SOCKET_PATH:
             raise EndpointStartError(f"{folder} is too long for a socket: set a shorter TMPDIR.")
         lay_out(Path(model_dir), folder)
-        settings = {"folder": str(folder), "name": name, "workers": workers}
+        settings = {"folder": str(folder), "name": name, "owner": os.getpid(), "workers": workers}
         settings |= {"seconds": start_seconds, "environment": environment or {}}
-        supervisor = start_supervisor(settings, folder)
+        command = [sys.executable, "-m", "helpers.endpoint.supervisor", json.dumps(settings)]
+        clone = Path(__file__).parents[2]  # where `-m` finds it
+        with (folder / "supervisor.log").open("wb") as log:
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
+            # In a session of its own: Ctrl-C reaches us and not the servers, which we end.
+            supervisor = subprocess.Popen(command, cwd=clone, start_new_session=True, **pipes)
         report = json.loads(supervisor.stdout.readline() or "{}")
         if "url" not in report:
-            log = folder / "supervisor.log"
-            said = report.get("log") or (log.read_text() if log.exists() else "")
-            problem = report.get("problem", "its process ended")
-            raise EndpointStartError(f"The endpoint did not start: {problem}.\n{said}")
-        yield LocalEndpoint(name, folder=folder, **report)
+            said = f"{report.get('problem', 'its process ended')}.\n{read_logs(folder, 15)}"
+            raise EndpointStartError(f"The endpoint did not start: {said}")
+        with set_for_a_while(past_proxies()):
+            yield LocalEndpoint(name, folder=folder, **report)
     finally:
         if supervisor is not None:
             stop(supervisor, report.get("server"))

@@ -1,31 +1,17 @@
-"""The container's code, in this process: what it scores, cuts, refuses and reads."""
+"""The container's code, in this process: what it scores, refuses and reads."""
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from helpers import score
 from helpers.endpoint import inference
 
-WORDS = [
-    "retrieval",
-    "of",
-    "passages",
-    "is",
-    "a",
-    "matter",
-    "of",
-    "vectors",
-    "and",
-    "of",
-    "questions",
-    "about",
-    "trade",
-]
+WORDS = ["retrieval", "of", "passages", "is", "a", "matter", "of", "vectors", "and", "of"]
+WORDS += ["questions", "about", "trade"]
+JSON = inference.JSON
 
 
 def pairs_of(count: int, longest: int = 60) -> list[tuple[str, str]]:
@@ -61,58 +47,27 @@ def modular_dir(tmp_path_factory):
     tokenizer.save_pretrained(folder / "encoder")
     encoder = Transformer(str(folder / "encoder"))
     head = Dense(16, 1, activation_function=torch.nn.Identity(), module_output_name="scores")
-    model = CrossEncoder(modules=[encoder, Pooling(16), head])
-    model.save_pretrained(str(folder / "model"))
+    CrossEncoder(modules=[encoder, Pooling(16), head]).save_pretrained(str(folder / "model"))
     return folder / "model"
 
 
 def test_scores_are_those_of_langchains_local_class(reranker, reference):
-    pairs = [*pairs_of(40), (" ".join(WORDS), " ".join(WORDS * 60)), ("", "")]
+    pairs = [*pairs_of(40), (" ".join(WORDS), " ".join(WORDS * 80)), ("", "")]
     np.testing.assert_allclose(reranker.score(pairs), reference.score(pairs), atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_model_of_modules_is_scored_too(modular_dir, monkeypatch, precision):
+@pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-5), ("bf16", 0.02)])
+@pytest.mark.parametrize("kind", ["model_dir", "modular_dir"])
+def test_a_model_of_any_make_stays_within_its_tolerance(
+    request, monkeypatch, kind, precision, atol
+):
     from langchain_community.cross_encoders import HuggingFaceCrossEncoder
 
+    folder = str(request.getfixturevalue(kind))
     monkeypatch.setenv("RERANKER_PRECISION", precision)
-    expected = HuggingFaceCrossEncoder(model_name=str(modular_dir)).score(pairs_of(20))
-    scores = inference.model_fn(str(modular_dir)).score(pairs_of(20))
-    np.testing.assert_allclose(scores, expected, atol=1e-5 if precision == "fp32" else 0.02)
+    expected = HuggingFaceCrossEncoder(model_name=folder).score(pairs_of(20))
+    np.testing.assert_allclose(inference.model_fn(folder).score(pairs_of(20)), expected, atol=atol)
     assert np.std(expected) > 0
-
-
-def test_a_16_bit_model_stays_within_its_tolerance(model_dir, reference, monkeypatch):
-    monkeypatch.setenv("RERANKER_PRECISION", "bf16")
-    scores = inference.model_fn(str(model_dir)).score(pairs_of(20))
-    np.testing.assert_allclose(scores, reference.score(pairs_of(20)), atol=0.02)
-
-
-def test_the_passage_is_cut_before_the_query(reranker):
-    """With a query of 300 and a passage of 400 tokens the library would cut both to 254."""
-    query, passage = " ".join(WORDS[:4] * 75), " ".join(WORDS[4:8] * 100)
-    tokenizer = reranker.client.tokenizer
-    limits = {"truncation": "only_second", "max_length": reranker.client.max_seq_length}
-    expected = tokenizer(query, passage, **limits)["input_ids"]
-    fitted = tokenizer(*reranker.fit(query, passage), truncation="longest_first")["input_ids"]
-    assert fitted == expected
-    assert tokenizer.decode(fitted, skip_special_tokens=True).count(WORDS[3]) == 75
-
-
-def test_a_query_longer_than_the_model_is_cut_to_fit(reranker):
-    query, passage = reranker.fit("word " * 900, "passage")
-    assert len(reranker.client.tokenizer(query, passage)["input_ids"]) <= 512
-    assert len(query.split()) == 509
-    assert passage == ""
-
-
-def test_auto_takes_what_the_processor_computes_natively(monkeypatch):
-    for flags, expected in [("avx2 avx512_bf16", torch.bfloat16), ("avx2 avx512f", torch.float32)]:
-        fake = SimpleNamespace(
-            exists=lambda: True, read_text=lambda flags=flags: f"flags : {flags}"
-        )
-        monkeypatch.setattr(score, "Path", lambda path, fake=fake: fake)
-        assert score.choose_dtype("auto", "cpu") == expected
 
 
 @pytest.mark.parametrize(
@@ -126,9 +81,8 @@ def test_auto_takes_what_the_processor_computes_natively(monkeypatch):
 )
 def test_a_wrong_setting_is_named_when_the_model_loads(model_dir, monkeypatch, name, value, said):
     monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=name) as error:
+    with pytest.raises(ValueError, match=f"{name}.*{said}"):
         inference.model_fn(str(model_dir))
-    assert said in str(error.value)
 
 
 def test_pickled_weights_are_refused(model_dir, tmp_path):
@@ -138,7 +92,7 @@ def test_pickled_weights_are_refused(model_dir, tmp_path):
         inference.model_fn(str(tmp_path / "model"))
 
 
-def test_a_hub_model_is_pinned_and_its_pickles_stay_there(model_dir, monkeypatch):
+def test_a_hub_model_is_pinned_and_comes_with_its_template_and_no_pickles(model_dir, monkeypatch):
     import huggingface_hub
 
     asked = {}
@@ -152,34 +106,32 @@ def test_a_hub_model_is_pinned_and_its_pickles_stay_there(model_dir, monkeypatch
     monkeypatch.setenv("RERANKER_REVISION", "0123456789abcdef0123456789abcdef01234567")
     assert inference.find_model("/nowhere") == str(model_dir)
     assert asked["revision"].startswith("0123")
-    assert "*.bin" not in asked["allow_patterns"]
+    files = ["chat_template.jinja", "model.safetensors", "pytorch_model.bin", "tokenizer.json"]
+    wanted = [
+        *huggingface_hub.utils.filter_repo_objects(files, allow_patterns=asked["allow_patterns"])
+    ]
+    assert wanted == ["chat_template.jinja", "model.safetensors", "tokenizer.json"]
 
 
-def test_a_model_that_answers_nan_is_a_500_and_not_a_score(reranker, monkeypatch):
-    monkeypatch.setattr(reranker, "score", lambda pairs: [0.5, float("nan")])
-    body = json.dumps({"pairs": [["a", "b"]] * 2})
-    with pytest.raises(inference.RequestError, match="pair 1") as error:
-        inference.transform_fn(reranker, body, "application/json", "*/*")
+def broken_score(pairs):
+    raise RuntimeError("/secret/path")
+
+
+@pytest.mark.parametrize("score", [broken_score, lambda pairs: [float("nan")]])
+def test_a_failure_of_the_model_is_a_500_that_only_the_log_explains(
+    reranker, monkeypatch, capfd, score
+):
+    monkeypatch.setattr(reranker, "score", score)
+    with pytest.raises(inference.RequestError, match="the log says why") as error:
+        inference.transform_fn(reranker, '{"pairs": [["a", "b"]]}', JSON, "*/*")
     assert error.value.status == 500
-
-
-def test_an_unexpected_failure_is_a_500_without_its_traceback(reranker, monkeypatch, capfd):
-    def fail(pairs):
-        raise RuntimeError("/secret/path")
-
-    monkeypatch.setattr(reranker, "score", fail)
-    with pytest.raises(inference.RequestError) as error:
-        inference.transform_fn(reranker, '{"pairs": []}', "application/json", "*/*")
-    assert error.value.status == 500
-    assert "secret" not in error.value.body()
-    assert "/secret/path" in capfd.readouterr().err
+    assert "secret" not in str(error.value)
+    assert "Traceback" in capfd.readouterr().err
 
 
 def test_a_toolkit_without_context_still_answers_with_json(reranker):
     """The older Hugging Face toolkit answers 400 with the text of whatever was raised."""
     with pytest.raises(inference.RequestError) as error:
-        inference.transform_fn(reranker, '{"pairs": [[1, 2]]}', "application/json", "*/*")
-    assert json.loads(str(error.value)) == {
-        "error": "pair 0: the query must be a string, not a number.",
-        "pair": 0,
-    }
+        inference.transform_fn(reranker, '{"pairs": [[1, 2]]}', JSON, "*/*")
+    said = {"error": "pair 0: the query must be a string, not a number.", "pair": 0}
+    assert json.loads(str(error.value)) == said

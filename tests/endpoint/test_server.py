@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 pytestmark = pytest.mark.slow
 
-README = Path(__file__).parents[1] / "helpers" / "endpoint" / "README.md"
+README = Path(__file__).parents[2] / "helpers" / "endpoint" / "README.md"
 GOOD = ["a query", "a passage"]
 PAIRS = [(f"question {i}", "about trade and vectors " * (i + 1)) for i in range(12)]
 
@@ -66,26 +66,14 @@ def assert_still_serving(endpoint, reference) -> None:
 
 
 def assert_says_no_secrets(answer: httpx.Response) -> None:
-    assert "Traceback" not in answer.text
-    assert ".py" not in answer.text
-    assert "/tmp" not in answer.text
-    assert "site-packages" not in answer.text
+    secrets = ("Traceback", ".py", "/tmp", "site-packages")
+    assert not [each for each in secrets if each in answer.text]
 
 
 @pytest.mark.parametrize("key", ["text_pairs", "pairs"])
 def test_langchains_form_and_the_pages_form_score_the_same(endpoint, reference, key):
     scores = post(endpoint, body(*PAIRS, key=key), {}).json()["scores"]
     np.testing.assert_allclose(scores, reference.score(PAIRS), atol=1e-5)
-
-
-def test_langchains_unmodified_class_scores_through_boto3(endpoint, reference):
-    from langchain_community.cross_encoders import SagemakerEndpointCrossEncoder
-
-    with endpoint.environment():
-        cross_encoder = SagemakerEndpointCrossEncoder(
-            endpoint_name=endpoint.name, region_name=endpoint.region
-        )
-    np.testing.assert_allclose(cross_encoder.score(PAIRS), reference.score(PAIRS), atol=1e-5)
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS, ids=lambda case: case[0])
