@@ -1,33 +1,44 @@
 """Pairs by the million, on as many machines as Ray has: (id, query, passage) -> (id, score).
 
-`python -m helpers.scale.bulk PAIRS OUT` reads JSON lines or Parquet and writes Parquet parts into the
-folder OUT. What is written stays: after a crash the same command scores only what OUT lacks. On a
-machine of a Ray cluster, `RAY_ADDRESS=auto` takes all of it (from elsewhere: `ray job submit`); its
-machines need this package, the model under the same path, and PAIRS and OUT on storage they all
-reach (a shared folder, `s3://...`). It computes on processors; GPUs are left alone.
+Of the rows, sorted by id, 4,096 at a time become one Parquet part, named by a hash of all that its
+scores depend on: a part that is there is right, and after a crash the same command does the rest.
+On a machine of a Ray cluster, `RAY_ADDRESS=auto` takes all of it; the others need this package and
+the model under the same path, not PAIRS and OUT. It computes on processors; GPUs are left alone.
 """
 
 import argparse
-import gc
+import contextlib
+import functools
 import hashlib
+import io
+import itertools
 import json
 import logging
 import os
-import time
-import traceback
+import re
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.json
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import ray
 from pyarrow import fs
+from tqdm import tqdm
 
-from helpers.scale.tables import COLUMNS, JobError, check_pairs, digest, find_pairs, locate, settle
+from helpers.profiles import load_profile
 
-PART_ROWS = 4096  # what a crash costs a worker at most
+# Of a file or a row; SQLite finds half characters, integers of more than 64 bits and full disks.
+FAULTS = (ValueError, OverflowError, RecursionError, OSError, pa.ArrowException, sqlite3.Error)
+PART_ROWS = 4096  # the same for any number of workers: the names depend on it
+PART = r"scores-[0-9a-f]{24}\.parquet"
+PRECISIONS = ["fp32", "bf16", "auto"]
 
-_started: set[str] = set()  # the nodes of Ray that were started here, and may be ended here
+
+class JobError(ValueError):
+    """A job that cannot be done; the message says why."""
 
 
 class Written(NamedTuple):
@@ -35,29 +46,6 @@ class Written(NamedTuple):
 
     new: int
     total: int
-
-
-class Scorer:
-    """One worker of the pool: loads the model once, then scores batch after batch."""
-
-    def __init__(self, model: str, precision: str):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else every worker would fill the same GPU
-        import ray
-        import torch
-
-        from helpers.score import LocalCrossEncoder
-
-        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-        torch.set_num_threads(max(1, int(cpus)))
-        self.cross_encoder = LocalCrossEncoder(model, precision=precision)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the columns id, score and digest of a batch with id, query and passage."""
-        texts = (batch[name].to_pylist() for name in COLUMNS[1:])
-        pairs = list(zip(*texts, strict=True))
-        scores = pa.array(self.cross_encoder.score(pairs), pa.float32())
-        digests = [digest(*pair) for pair in pairs]
-        return pa.table({"id": batch["id"], "score": scores, "digest": digests})
 
 
 def score_table(
@@ -70,192 +58,244 @@ def score_table(
     batch_size: int = 256,
     progress: bool = False,
 ) -> Written:
-    """Score the rows of `pairs` that `out` does not hold yet.
+    """Score the rows of `pairs` whose parts `out` lacks, then delete the parts of a former table.
 
-    Uses the Ray that runs or that `RAY_ADDRESS` names, else starts one, which stays for the next
-    call, unless this one fails. After a failure in a Ray that you started, end it yourself
-    (`ray.shutdown()`): it may keep the CPUs of workers that failed, and the next call waits for
-    them. Only one call at a time may write to `out`. All ids must fit into memory, here and in a
-    worker of Ray's; of the texts, only what is being scored.
+    A changed row makes its part a new one, a new id also all that follow: let new ids sort last.
+    The sorted table lies in a temporary file (`TMPDIR`); memory holds some thousand rows. Uses the
+    Ray that runs or that `RAY_ADDRESS` names, else starts one, which stays for the next call, with
+    the model in its memory, unless this one fails. What a worker that died had in hand is done
+    again, three times at most.
 
     Args:
-        pairs: A `.parquet` or `.jsonl` file, or a folder of one kind, with the columns id
-            (unique; strings or integers), query and passage. Ray reads a JSON file at once: keep
-            what is large as Parquet.
-        out: The folder of Parquet parts with the columns id, score (32-bit float) and digest (of
-            the pair), in no particular order. Delete it to start afresh.
+        pairs: A `.parquet` or `.jsonl` file, or a folder of one kind, with the columns id (unique;
+            strings or integers), query and passage; a path, or a URI of pyarrow's (`s3://...`).
+        out: The folder of parts, with the columns id and score (32-bit float), and of nothing else
+            but names that begin with "." or "_"; a path or a URI. Two runs may share it.
         model: The model's folder; by default the profile's reranker.
-        workers: Processes that score, each with one CPU and its own copy of the model. By default
-            one for each CPU of this machine, or for all but two of a Ray that runs.
-        precision: `fp32`, `bf16` or `auto`, as in `LocalCrossEncoder`; what `auto` is gets decided
-            here, once for all workers.
-        batch_size: Rows handed to the model at once.
-        progress: Whether Ray reports its progress.
+        workers: Processes, each with one CPU; by default, and at most, one for each CPU of Ray's.
+        precision: `fp32`, `bf16` or `auto`, which is decided here, once for all workers.
+        batch_size: Rows handed to a worker at once.
+        progress: Whether to show a bar.
 
     Raises:
-        JobError: `pairs`, `out` or an argument cannot be used, or Ray has too few CPUs. Nothing
-            was scored.
+        JobError: `pairs`, `out` or an argument cannot be used, Ray does not start, or a worker
+            failed. Finished parts stay, and none is deleted.
     """
-    numbers = [batch_size] if workers is None else [batch_size, workers]
-    if min(numbers) < 1 or precision not in ("fp32", "bf16", "auto"):
-        raise JobError(
-            f"workers={workers}, batch_size={batch_size}, precision={precision!r}: expected whole "
-            "numbers of at least 1, and one of fp32, bf16, auto."
-        )
-    if model is None:
-        from helpers.profiles import load_profile
-
-        model = load_profile().reranker_model
-    model = Path(model).absolute()
-    if not list(model.glob("*.safetensors")):
-        raise JobError(f"{model} holds no safetensors weights: expected a model's folder.")
+    if workers == 0 or min(batch_size, workers or 1) < 1 or precision not in PRECISIONS:
+        raise JobError(f"{workers=}, {batch_size=}, {precision=}: expected >= 1, {PRECISIONS}.")
     if precision == "auto":
-        from helpers.score import auto_precision
+        from helpers.score import auto_precision  # takes seconds
 
         precision = auto_precision("cpu")
-    # Not the weights alone: the tokenizer and the scale of the scores lie in JSON files.
-    sha256 = hashlib.sha256()
-    for part in sorted([*model.glob("*.safetensors"), *model.glob("*.json"), *model.glob("*.txt")]):
-        sha256.update(part.name.encode() + part.read_bytes())
-    job = json.dumps({"precision": precision, "sha256": sha256.hexdigest()})
-    source, files = find_pairs(pairs)
-    target, folder = locate(out)
-    done = settle(target, folder, job)
-    place = locate(pairs)[1]
-    if source == target and (
-        Path(folder).is_relative_to(place) or Path(place).is_relative_to(folder)
-    ):
-        raise JobError(f"{pairs} and {out} lie one within the other: expected separate places.")
-    ids = check_pairs(source, files)
-    if other := sorted(name for name in ids.keys() & done.keys() if ids[name] != done[name]):
-        raise JobError(
-            f"{out} holds scores of other texts for {len(other)} ids ({other[0]!r}, say). An id "
-            "stands for its texts: give what has changed new ids, or take another folder."
-        )
-    missing = len(ids.keys() - done.keys())
-    if not missing:
-        return Written(0, len(done))
-
-    ray, workers = _connect(workers)
-    target.create_dir(folder, recursive=True)
-    with target.open_output_stream(f"{folder}/_job.json") as stream:
-        stream.write(job.encode())
-    rows = min(PART_ROWS, -(-missing // (4 * workers)))  # small enough that each worker gets some
+    model = Path(model or load_profile().reranker_model).absolute()
+    if not list(model.glob("*.safetensors")):
+        raise JobError(f"{model} holds no safetensors weights: expected a model's folder.")
+    job = [_hash(model), precision]
+    if Path(out).absolute().is_relative_to(Path(pairs).absolute()):
+        raise JobError(f"{out} lies within {pairs}: expected separate places.")
     try:
-        with ray.data.DataContext.current(_context(ray, target, folder, progress)):
-            table = _read(ray, source, files, ids).repartition(target_num_rows_per_block=rows)
-            table.map_batches(
-                Scorer,
-                fn_constructor_args=(str(model), precision),
-                batch_size=min(batch_size, rows),
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=workers),
-                num_cpus=1,
-            ).write_parquet(folder, filesystem=target)
-    except BaseException as error:
-        # The traceback keeps the workers alive, and the next call would wait for their CPUs.
-        traceback.clear_frames(error.__traceback__)
-        gc.collect()
-        if ray.is_initialized() and ray.get_runtime_context().get_node_id() in _started:
-            ray.shutdown()
-        raise
-    written = settle(target, folder, job)
-    if written != done | ids:
-        raise RuntimeError(
-            f"{out} holds {len(written)} ids, expected {len(done | ids)} and no others. Did "
-            "another run write to it, or the table change meanwhile? Take another folder."
+        source = ds.dataset(str(pairs), pa.schema([]), "parquet")
+        uri = str(out if "://" in str(out) else Path(out).absolute())
+        target, folder = fs.FileSystem.from_uri(uri)
+        before = _find_parts(target, folder)
+    except (OSError, pa.ArrowException) as error:
+        raise JobError(f"Not to be found or used: {error}. Expected paths or s3://...") from error
+    with contextlib.closing(sqlite3.connect("")) as table:  # a file that SQLite deletes
+        _sort(table, source)
+        parts = {name: len(rows) for name, rows in _slices(table, job)}
+        new = sum(rows for name, rows in parts.items() if name not in before)
+        pieces = (
+            (name, rows[start : start + batch_size])
+            for name, rows in _slices(table, job)
+            if name not in before
+            for start in range(0, len(rows), batch_size)
         )
-    return Written(missing, len(written))
+        target.create_dir(folder, recursive=True)
+        scores = {name: {} for name in parts}
+        with tqdm(total=new, unit=" rows", disable=not progress or not new) as bar:
+            for name, some in _spread(pieces, workers, model, job) if new else ():
+                bar.update(len(some))
+                scores[name].update(some)
+                if len(scores[name]) == parts[name]:
+                    _write(target, folder, name, scores.pop(name))
+    if not parts.keys() <= _find_parts(target, folder) <= before | parts.keys():
+        raise JobError(f"{out} has changed meanwhile: does a run of another table write to it?")
+    if former := before - parts.keys():
+        for name in former:
+            with contextlib.suppress(FileNotFoundError):  # another run was faster
+                target.delete_file(f"{folder}/{name}")
+        logging.warning("%s: deleted %d parts of a former table or model", out, len(former))
+    return Written(new, sum(parts.values()))
 
 
-def _context(ray: ModuleType, target: fs.FileSystem, folder: str, progress: bool) -> object:
-    """Return Ray Data's settings for one run: where it notes what is done, what it prints."""
-    checkpoint = ray.data.checkpoint.CheckpointConfig(
-        "id",
-        f"{folder}/_checkpoint",
-        delete_checkpoint_on_success=False,  # a finished run, too, must be known as finished
-        override_filesystem=target,
-    )
-    # By default Ray waits for 1 GiB, and takes up to ten CPUs, only to look ids up.
-    checkpoint.checkpoint_actor_memory_bytes = 2**28
-    checkpoint.checkpoint_actor_pool_max_size = 1
-    context = ray.data.DataContext.get_current().copy()
-    context.checkpoint_config = checkpoint
-    context.enable_progress_bars = progress
-    context.print_on_execution_start = False  # it names folders of this machine
-    logging.getLogger("ray.data").setLevel(logging.INFO if progress else logging.ERROR)
-    return context
+def _spread(
+    pieces: Iterator[tuple[str, list]], workers: int | None, model: Path, job: list[str]
+) -> Iterator[tuple[str, dict]]:
+    """Score pieces of parts on Ray: (part, rows) -> (part, {id: score}), in any order."""
+    fresh = not ray.is_initialized()
+    try:
+        workers = _connect(workers)
+        task, running = ray.remote(num_cpus=1, max_retries=3)(_score), {}
+        while True:
+            for name, rows in itertools.islice(pieces, workers - len(running)):
+                running[task.remote(rows, model, *job)] = name
+            if not running:
+                return
+            done = ray.wait(list(running))[0][0]
+            yield running.pop(done), ray.get(done)
+    except BaseException as error:
+        if fresh:
+            ray.shutdown()
+        if isinstance(error, ray.exceptions.RayError):
+            raise JobError(f"A worker failed: {str(error).strip().splitlines()[-1]}") from error
+        raise
 
 
-def _read(ray: ModuleType, source: fs.FileSystem, files: list[str], ids: dict) -> object:
-    """Return the table as a Dataset; Ray drops the rows that are done as it reads."""
-    if files[0].endswith(".parquet"):
-        table = ray.data.read_parquet(files, filesystem=source, partitioning=None)
-        return table.select_columns(COLUMNS)
-    # Left to guess, the reader takes strings that look like times for times.
-    id_type = pa.string() if isinstance(next(iter(ids)), str) else pa.int64()
-    schema = pa.schema(zip(COLUMNS, [id_type, pa.string(), pa.string()], strict=True))
-    options = pyarrow.json.ParseOptions(schema, unexpected_field_behavior="ignore")
-    return ray.data.read_json(files, filesystem=source, partitioning=None, parse_options=options)
-
-
-def _connect(workers: int | None) -> tuple[ModuleType, int]:
-    """Start or find Ray, and refuse one that the workers would fill: it would wait for ever.
-
-    Returns:
-        Ray, and the number of workers.
-    """
+def _connect(workers: int | None) -> int:
+    """Find or start Ray; return how many tasks to give it at a time."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray
-    import ray.data.checkpoint
-
-    others = 2  # one reads and writes, one looks up what is done
-    if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
-        raise JobError(
-            "RAY_ADDRESS is a Ray Client's, over which Ray Data does not run: start this on a "
-            "machine of the cluster with RAY_ADDRESS=auto, or send it there with `ray job submit`."
-        )
-    if not ray.is_initialized():
-        cpus = (workers or os.cpu_count()) + others
-        local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-        options = {} if os.environ.get("RAY_ADDRESS") else local
-        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
-        _started.add(ray.get_runtime_context().get_node_id())
+    here = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    options = {} if (address := os.environ.get("RAY_ADDRESS", "")) else here
+    tries = 1 if address else 3  # on a busy machine the half minute that Ray waits is too short
+    while not ray.is_initialized():
+        tries -= 1
+        try:
+            if address.startswith("ray://"):
+                raise ConnectionError("This does not run over a Ray Client.")
+            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+        except Exception as error:
+            if not tries:
+                raise JobError(
+                    f"Ray does not start or answer: {str(error).splitlines()[0]} Try again when "
+                    "the machine is less busy; in a cluster, on a machine of it, RAY_ADDRESS=auto."
+                ) from error
     cpus = int(ray.cluster_resources().get("CPU", 0))
-    workers = workers or max(1, cpus - others)
-    if cpus < workers + others:
-        raise JobError(
-            f"Ray has {cpus} CPUs, but {workers} workers need {workers + others}: one each, and "
-            "two to read, look up and write. Lower workers, or call ray.shutdown() so that a new "
-            "Ray starts."
-        )
-    return ray, workers
+    if not cpus:
+        raise JobError("Ray has no CPUs, expected one a worker: ray.shutdown(), and start another.")
+    return min(workers or cpus, cpus)
+
+
+def _score(rows: list[tuple], *model: object) -> dict[str | int, float]:
+    """Score rows in a process of Ray's, which keeps the model."""
+    scores = _load(*model).score([pair for _, *pair in rows])
+    return dict(zip([name for name, *_ in rows], scores, strict=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(model: Path, sha256: str, precision: str) -> object:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else every worker would fill the same GPU
+    import torch
+
+    from helpers.score import LocalCrossEncoder
+
+    torch.set_num_threads(1)
+    if _hash(model) != sha256:
+        raise JobError(f"{model} is another one on a machine of Ray's: copy the same to all.")
+    return LocalCrossEncoder(model, precision=precision)
+
+
+def _hash(model: Path) -> str:
+    """Return the SHA-256 of what a model's scores depend on, each file with its name."""
+    kinds = {".safetensors", ".json", ".txt", ".model", ".jinja"}
+    files = sorted(path for path in model.rglob("*") if path.suffix in kinds)
+    names = [path.relative_to(model).as_posix() for path in files]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return hashlib.sha256(json.dumps([names, hashes]).encode()).hexdigest()
+
+
+def _sort(table: sqlite3.Connection, source: ds.FileSystemDataset) -> None:
+    """Check all rows of the files and put them into an empty database."""
+    found = " and ".join(sorted({Path(file).suffix for file in source.files}))
+    if found not in (".jsonl", ".parquet"):
+        raise JobError(f"pairs are {found or 'no'} files: expected .jsonl or .parquet, no others.")
+    kind = "line" if found == ".jsonl" else "row"
+    table.execute("CREATE TABLE pairs (id PRIMARY KEY, query, passage)")
+    types = set()
+    for file in source.files:
+        number = 0
+        try:
+            if kind == "row":
+                parquet = pq.ParquetFile(file, filesystem=source.filesystem)
+                _once([(name, None) for name in parquet.schema_arrow.names])
+                batches = parquet.iter_batches(columns=["id", "query", "passage"])
+                rows = (row for batch in batches for row in batch.to_pylist())
+            else:
+                rows = io.BufferedReader(source.filesystem.open_input_stream(file))
+            for row in rows:
+                number += 1
+                if isinstance(row, bytes):
+                    if not row.strip():
+                        continue
+                    row = json.loads(row, object_pairs_hook=_once)
+                match row:
+                    case {"id": name, "query": str(query), "passage": str(passage)} if (
+                        type(name) in (types or {str, int}) and query.strip() and passage.strip()
+                    ):
+                        types = {type(name)}
+                    case _:
+                        raise ValueError(f"found {row!r:.200}")
+                insert = "INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)"
+                if not table.execute(insert, (name, query, passage)).rowcount:
+                    raise ValueError(f"id {name!r} occurs twice")
+        except FAULTS as error:
+            raise JobError(
+                f"{file}, {kind} {number}: {error}. Expected, in UTF-8, id (unique; only strings "
+                "or only 64-bit whole numbers), query and passage (text, not empty)."
+            ) from error
+    if not types:
+        raise JobError(f"{source.files[0]} holds no rows: expected at least one.")
+
+
+def _once(fields: list[tuple[str, object]]) -> dict:
+    if len(row := dict(fields)) < len(fields):
+        raise ValueError(f"a name occurs twice: {', '.join(name for name, _ in fields)}")
+    return row
+
+
+def _slices(table: sqlite3.Connection, job: list[str]) -> Iterator[tuple[str, list[tuple]]]:
+    """Yield the name of each part and its rows: a SHA-256 over JSON of the job and the rows."""
+    cursor = table.execute("SELECT id, query, passage FROM pairs ORDER BY id")
+    while rows := cursor.fetchmany(PART_ROWS):
+        sha256 = hashlib.sha256(json.dumps([job, rows]).encode()).hexdigest()
+        yield f"scores-{sha256[:24]}.parquet", rows
+
+
+def _find_parts(target: fs.FileSystem, folder: str) -> set[str]:
+    found = target.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    names = {info.base_name for info in found if not info.base_name.startswith((".", "_"))}
+    if odd := sorted(name for name in names if not re.fullmatch(PART, name)):
+        raise JobError(f"{folder} holds {odd[0]}, which is no part: expected nothing else in it.")
+    return names
+
+
+def _write(target: fs.FileSystem, folder: str, name: str, scores: dict) -> None:
+    """Write a part beside its place, then rename it into it: it is there whole, or not at all."""
+    ids = sorted(scores)
+    part = pa.table({"id": ids, "score": pa.array([scores[i] for i in ids], pa.float32())})
+    beside = f"{folder}/.{name}.{os.urandom(4).hex()}.tmp"
+    pq.write_table(part, beside, filesystem=target)
+    target.move(beside, f"{folder}/{name}")
 
 
 def main() -> None:
-    """Score a table of (query, passage) pairs on a pool of workers; start again to continue."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.scale.bulk", description=main.__doc__)
-    parser.add_argument(
-        "pairs", help="JSON lines or Parquet, a file or a folder: id, query, passage"
-    )
+    """Score a table of (query, passage) pairs on Ray; after a crash, start it again."""
+    parser = argparse.ArgumentParser("python -m helpers.scale.bulk", description=main.__doc__)
+    parser.add_argument("pairs", help="JSON lines or Parquet, file or folder: id, query, passage")
     parser.add_argument("out", help="folder of Parquet parts: id, score")
     parser.add_argument("--model", help="a model's folder; by default the profile's reranker")
     parser.add_argument("--workers", type=int, help="processes; by default one for each CPU")
-    parser.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="fp32")
-    parser.add_argument(
-        "--batch-size", type=int, default=256, help="rows given to the model at once"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--batch-size", type=int, default=256, help="rows for a worker at once")
     arguments = parser.parse_args()
-    start = time.perf_counter()
     try:
         new, total = score_table(**vars(arguments), progress=True)
     except (JobError, OSError) as error:
         parser.error(str(error))
-    seconds = time.perf_counter() - start
-    done = f"scored {new} rows in {seconds:.0f} s" if new else "nothing to do"
-    print(f"{done}: {arguments.out} holds {total}")
+    print(f"{arguments.out} holds {total} scores, {new} of them new")
 
 
 if __name__ == "__main__":
+    from helpers.scale.bulk import main  # where the workers find its functions, too
+
     main()

@@ -4,26 +4,27 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from execute import drop_progress, main
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from outputs import differences
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9]*.ipynb"))
+RESULT, PICTURE = {"text/plain": "x"}, {"text/plain": "x", "image/png": ""}
 
 
-def notebook(*texts, tags=()):
-    cells = [
-        new_code_cell("f()", outputs=[new_output("stream", name="stdout", text=t)]) for t in texts
+def notebook(outputs, **more):
+    """One cell with these outputs, texts printed and dictionaries shown."""
+    made = [
+        new_output("stream", text=o) if isinstance(o, str) else new_output("display_data", data=o)
+        for o in outputs
     ]
-    for cell in cells:
-        cell.metadata["tags"] = list(tags)
-    return new_notebook(cells=cells)
+    return new_notebook(cells=[new_code_cell(**{"source": "f()", "outputs": made} | more)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_outputs_hold(path):
-    executed = ROOT / "build" / "notebooks" / path.name
+    executed = path.parents[1] / "build" / "notebooks" / path.name
     assert executed.is_file(), "not executed: `make test` runs tools/execute.py first"
     assert executed.stat().st_mtime > path.stat().st_mtime, "executed before the last change"
     assert differences(nbformat.read(path, 4), nbformat.read(executed, 4)) == []
@@ -34,40 +35,40 @@ def test_every_code_cell_was_run_and_none_failed(path):
     cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and c.source.strip()]
     counts = [cell.execution_count for cell in cells]
     assert counts == list(range(1, len(cells) + 1)), "run from top to bottom in one go"
-    assert not any(o.output_type == "error" for cell in cells for o in cell.outputs)
-    assert not any(o.get("name") == "stderr" for cell in cells for o in cell.outputs)
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
 
 
-def test_what_is_the_same_is_accepted():
-    assert differences(notebook("a 0.50  b\n"), notebook("a 0.51 b")) == []
-    assert differences(notebook("12 passages"), notebook("12 passages")) == []
-    assert differences(notebook("took 1.2 s", tags=["varies"]), notebook("took 9.7 s")) == []
+SAME = [(["a 0.50  b\n"], ["a 0.51 b"]), (["12 passages"], ["12 pass", "ages"])]
+OTHER = [(["at 0.50"], ["at 0.53"]), (["at 0.50"], ["at 0.5 0"]), (["x"], []), (["x"], [RESULT])]
+OTHER += [(["rank 3"], ["rank 4"]), (["rank 3"], ["rank three"]), (["a\nb"], ["a\nb\nc"])]
+OTHER += [(["1,200"], ["1,300"]), ([PICTURE] * 2, [PICTURE]), ([PICTURE], [RESULT])]
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("score 0.50", "score 0.53"),
-        ("rank 3", "rank 4"),
-        ("rank 3", "rank three"),
-        ("a\nb", "a\nb\nc"),
-        ("score 0.50", "score 0.5 0"),
-        ("1,200 words", "1,300 words"),
-    ],
-)
-def test_what_differs_is_found(before, after):
-    assert differences(notebook(before), notebook(after)) != []
+@pytest.mark.parametrize(("before", "after"), SAME + OTHER)
+def test_what_differs_is_found_and_nothing_else(before, after):
+    assert bool(differences(notebook(before), notebook(after))) == ((before, after) in OTHER)
 
 
-def test_a_changed_source_or_a_lost_output_is_found():
-    changed = notebook("x")
-    changed.cells[0].source = "g()"
-    assert differences(notebook("x"), changed)
-    silent = notebook("x")
-    silent.cells[0].outputs = []
-    assert differences(notebook("x"), silent)
-    assert differences(notebook("x"), notebook("x", "y"))
+def test_words_count_where_numbers_vary_and_sources_always():
+    before = notebook(["took 1.2 s, 3 rows"], metadata={"tags": ["varies"]})
+    assert differences(before, notebook(["took 9.7 s, 4 rows"])) == []
+    assert len(differences(before, notebook(["lost 1.2 s, 3 rows"]))) == 1
+    assert differences(notebook(["x"]), notebook(["x"], source="g()"))
 
 
-def test_words_count_where_numbers_vary():
-    assert differences(notebook("took 1.2 s", tags=["varies"]), notebook("lost 1.2 s"))
+def test_what_no_two_runs_share_is_dropped(tmp_path):
+    path = tmp_path / "n.ipynb"
+    made = notebook(["a\n(raylet) busy\n", "(raylet) busy\n", {"text/plain": ""}, PICTURE])
+    made.cells[0].outputs.append(new_output("stream", name="stderr", text="Loading"))
+    nbformat.write(made, path)
+    drop_progress(path)
+    assert nbformat.read(path, 4).cells[0].outputs == notebook(["a\n", PICTURE]).cells[0].outputs
+
+
+def test_an_unknown_notebook_or_time_limit_is_refused(monkeypatch):
+    with pytest.raises(SystemExit, match=r"unknown notebooks \['09'\]: expected some of \['01_"):
+        main(["09"])
+    monkeypatch.setattr("execute.CELL_SECONDS", "2h")
+    with pytest.raises(SystemExit, match="CELL_SECONDS is '2h': expected whole seconds"):
+        main([NOTEBOOKS[0].stem])
