@@ -1,1 +1,1 @@
-"""How notebook 06 makes scoring faster and tables of pairs bigger: OpenVINO, indexes, the bulk job."""
+"""How notebook 06 scores faster and more: OpenVINO, the benchmark, other indexes, the bulk job."""

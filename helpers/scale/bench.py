@@ -1,4 +1,4 @@
-"""How fast is fast: every way of scoring the same pairs, in one run: `python -m helpers.scale.bench`.
+"""Every way of scoring the same pairs, in one run: `python -m helpers.scale.bench`.
 
 Two models (the profile's cross-encoder, and bge-reranker-base's shape with random weights, whose
 speed is the real one's), four workloads, every variant a process of its own that loads its model
@@ -13,16 +13,10 @@ cores, on which nothing else should run.
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
-from helpers.scale.growth import measure_growth, report_growth
-from helpers.scale.machine import describe, matmul_gflops
-from helpers.scale.speed import ROUNDS, measure, report
-from helpers.scale.variants import VARIANTS
-from helpers.scale.workloads import make_bge_shape, workloads
-from helpers.profiles import DATA, load_profile
-from helpers.score import auto_precision
+from helpers.profiles import DATA
+from helpers.scale.variants import PAGE, REFERENCE, VARIANTS
 
 PARTS = ("speed", "growth")
 MODELS = ("embedded", "12 x 768")
@@ -30,69 +24,42 @@ MODELS = ("embedded", "12 x 768")
 
 def main() -> None:
     """Measure, write the result, print the table."""
+    # Not above: each variant's process imports this file, and needs none of these.
+    from helpers.scale import growth, speed
+    from helpers.scale.machine import describe
+
     parser = argparse.ArgumentParser(prog="python -m helpers.scale.bench", description=main.__doc__)
-    parser.add_argument("--out", type=Path, default=DATA / "results" / "bench.json")
+    compared = f"beside {PAGE!r} and {REFERENCE!r}, with which all are compared"
+    for name, known, text in (
+        ("--variants", tuple(VARIANTS), compared),
+        ("--parts", PARTS, "keep the others"),
+        ("--models", MODELS, "keep the other"),
+    ):
+        parser.add_argument(name, nargs="+", choices=known, default=known, help=text)
     parser.add_argument("--small", action="store_true", help="a minute's work, to try the code")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="keep the others")
-    parser.add_argument(
-        "--models", nargs="+", choices=MODELS, default=MODELS, help="keep the other"
-    )
-    arguments = parser.parse_args()
-
-    result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    if "speed" in arguments.parts:
-        found = {"machine": describe()}
-        found |= speed(arguments.variants, arguments.models, arguments.small)
-        for kept in ("rows", "classes"):
-            old = result.get("speed", {}).get(kept, [])
-            found[kept] += [row for row in old if row["model"] not in arguments.models]
-        result["speed"] = found
-        save(result, arguments.out)
-    if "growth" in arguments.parts:
-        sizes = {"sizes": (300,), "questions": 40} if arguments.small else {}
-        result["growth"] = {"machine": describe(), "rows": measure_growth(**sizes)}
-        save(result, arguments.out)
-    report(result["speed"])
+    parser.add_argument("--out", type=Path, help="by default in data/results; if small, in build")
+    asked = parser.parse_args()
+    # What was only tried does not replace what notebook 06 shows.
+    place = DATA.parent / "build" if asked.small else DATA / "results"
+    out = asked.out or place / "bench.json"
+    result = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    for part in asked.parts:
+        if part == "speed":
+            models = asked.models[-1:] if asked.small else asked.models
+            names = [name for name in VARIANTS if name in {PAGE, REFERENCE, *asked.variants}]
+            found = speed.measure_speed(names, models, asked.small)
+            for kept in ("rows", "classes"):
+                old = result.get("speed", {}).get(kept, [])
+                found[kept] += [row for row in old if row["model"] not in models]
+        else:
+            found = {"rows": growth.measure_growth(**growth.SMALL if asked.small else {})}
+        result[part] = {"machine": describe()} | found
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if "speed" in result:
+        speed.report(result["speed"])
     if "growth" in result:
-        report_growth(result["growth"]["rows"])
-
-
-def save(result: dict, out: Path) -> None:
-    """Write the result so far."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def speed(names: list[str], wanted: list[str], small: bool) -> dict:
-    """Measure the models that are `wanted`."""
-    work, rounds, shape = workloads(), ROUNDS, {}
-    if small:
-        work = {name: pairs[:6] for name, pairs in work.items()}
-        rounds = dict.fromkeys(ROUNDS, 1)
-        shape = {"vocab_size": 31_000, "num_hidden_layers": 1}
-    auto = auto_precision("cpu")
-    limits = [matmul_gflops()]
-    result = {
-        "precisions": {n: auto if VARIANTS[n][1] == "auto" else VARIANTS[n][1] for n in names},
-        "rows": [],
-        "classes": [],
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        models = {
-            "embedded": load_profile("embedded").reranker_model,
-            "12 x 768": str(make_bge_shape(Path(folder) / "bge", **shape)),
-        }
-        if small:
-            wanted = ["12 x 768"]
-        for model, where in ((name, models[name]) for name in wanted):
-            rows, classes = measure(model, where, names, work, rounds)
-            result["rows"] += rows
-            result["classes"].append(classes)
-            limits.append(matmul_gflops())
-    # A limit is the most that was ever reached.
-    result["matmul GFLOP/s"] = {name: max(run[name] for run in limits) for name in limits[0]}
-    return result
+        growth.report_growth(result["growth"]["rows"])
 
 
 if __name__ == "__main__":

@@ -16,18 +16,19 @@ import pandas as pd
 from langchain_huggingface import HuggingFaceEmbeddings
 from tqdm.auto import tqdm
 
+from helpers.profiles import load_profile
+from helpers.scale.kept import effort_parameter, fill_index, kept_index
 from helpers.scale.machine import median_seconds
 from helpers.scale.workloads import training_questions
-from helpers.index import build_index, effort_parameter
-from helpers.profiles import load_profile
 
 SIZES = (1_000, 10_000, 100_000)
+SMALL = {"sizes": (300,), "questions": 40}
 CHUNK_SIZE = 110  # characters; short, so that a hundred thousand are embedded in minutes
 K = 20
 ENOUGH = 0.95  # recall of the flat index's nearest K
 # Their effort is turned up until they find enough. `np`: training leaves out an order of PQ's codes
 # that takes forty seconds and that no search here uses.
-KINDS = ("HNSW32", "IVF{cells},PQ48np", "IVF{cells},Flat")
+KINDS = ("Flat", "HNSW32", "IVF{cells},PQ48np", "IVF{cells},Flat")
 
 
 def make_text(chunks: int) -> str:
@@ -52,81 +53,61 @@ def measure_growth(sizes=SIZES, questions: int = 1000) -> list[dict]:
         index its bytes, seconds to add the vectors, recall@20 against flat, and queries a second,
         asked one at a time and all at once.
     """
-    embeddings = HuggingFaceEmbeddings(model_name=load_profile("embedded").embedding_model)
-    queries = np.array(
-        embeddings.embed_documents(training_questions()[:questions]), dtype=np.float32
-    )
+    model = load_profile("embedded").embedding_model
+    embeddings = HuggingFaceEmbeddings(model_name=model, model_kwargs={"device": "cpu"})
+    asked = embeddings.embed_documents(training_questions()[:questions])
     found = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            corpus = Path(folder) / "corpus.txt"
+            corpus, kept, seconds = Path(folder) / "corpus.txt", Path(folder) / "index", []
             corpus.write_text(make_text(size), encoding="utf-8")
-            seconds = []
             for _ in range(2):
                 start = time.perf_counter()
-                store = build_index(
-                    corpus,
-                    embeddings,
-                    chunk_size=CHUNK_SIZE,
-                    chunk_overlap=0,
-                    folder=Path(folder) / "index",
-                )
+                store = kept_index(corpus, embeddings, kept, chunk_size=CHUNK_SIZE, chunk_overlap=0)
                 seconds.append(time.perf_counter() - start)
-            disk = sum(file.stat().st_size for file in (Path(folder) / "index").iterdir())
+            disk = sum(file.stat().st_size for file in kept.iterdir())
         vectors = store.index.reconstruct_n(0, store.index.ntotal)
         row = {"chunks": len(vectors), "build seconds": seconds[0], "reload seconds": seconds[1]}
-        found.append(row | {"disk bytes": disk, "indexes": compare(vectors, queries)})
+        indexes = compare(vectors, np.array(asked, dtype=np.float32))
+        found.append(row | {"disk bytes": disk, "indexes": indexes})
     return found
 
 
 def compare(vectors: np.ndarray, queries: np.ndarray) -> list[dict]:
     """Measure each kind of index over the same vectors, turned up until it finds enough."""
     tune, test = queries[::2], queries[1::2]
-    flat = faiss.index_factory(vectors.shape[1], "Flat", faiss.METRIC_INNER_PRODUCT)
-    flat.add(vectors)
-    nearest = {part: flat.search(asked, K)[1] for part, asked in (("tune", tune), ("test", test))}
-    rows = [_row("Flat", None, flat, 0.0, test, nearest["test"])]
+    flat = fill_index("Flat", vectors, faiss.METRIC_INNER_PRODUCT)
+    rows = []
     for kind in tqdm(KINDS, desc=f"Indexes of {len(vectors)}"):
-        cells = 2 ** round(np.log2(4 * len(vectors) ** 0.5))
-        factory = kind.format(cells=cells)
-        parameter = effort_parameter(factory)
+        factory = kind.format(cells=2 ** round(np.log2(4 * len(vectors) ** 0.5)))
         start = time.perf_counter()
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors)
-        index.add(vectors)
-        seconds = time.perf_counter() - start
-        for effort in (16, 32, 64, 128, 256, 512):
+        index = fill_index(factory, vectors, faiss.METRIC_INNER_PRODUCT)
+        row = {"factory": factory, "setting": None, "add seconds": time.perf_counter() - start}
+        parameter = None if kind == "Flat" else effort_parameter(factory)
+        for effort in (16, 32, 64, 128, 256, 512) if parameter else ():
+            row["setting"] = {parameter: effort}
             faiss.ParameterSpace().set_index_parameter(index, parameter, effort)
-            if _recall(index.search(tune, K)[1], nearest["tune"]) >= ENOUGH:
+            if _recall(index, flat, tune) >= ENOUGH:
                 break
-        rows.append(_row(factory, {parameter: effort}, index, seconds, test, nearest["test"]))
+        rows.append(row | {"bytes": len(faiss.serialize_index(index))})
+        rows[-1] |= {"recall@20": _recall(index, flat, test)} | _rates(index, test)
     return rows
+
+
+def _rates(index: faiss.Index, queries: np.ndarray) -> dict[str, float]:
+    one = median_seconds(lambda: [index.search(query[None], K) for query in queries], 3)
+    whole = median_seconds(lambda: index.search(queries, K), 3)
+    rates = {"queries/s, one at a time": len(queries) / one}
+    return rates | {"queries/s, all at once": len(queries) / whole}
 
 
 def report_growth(rows: list[dict]) -> None:
     """Print the sizes, and each kind of index."""
-    sizes = [{key: value for key, value in row.items() if key != "indexes"} for row in rows]
-    print(pd.DataFrame(sizes).round(2).to_string(index=False))
+    print(pd.DataFrame(rows).drop(columns="indexes").round(2).to_string(index=False))
     kinds = [{"chunks": row["chunks"]} | kind for row in rows for kind in row["indexes"]]
     print(pd.DataFrame(kinds).round(3).to_string(index=False))
 
 
-def _row(factory: str, setting, index, seconds: float, queries, nearest) -> dict:
-    one = median_seconds(lambda: [index.search(query[None], K) for query in queries], 3)
-    whole = median_seconds(lambda: index.search(queries, K), 3)
-    return {
-        "factory": factory,
-        "setting": setting,
-        "add seconds": seconds,
-        "bytes": len(faiss.serialize_index(index)),
-        "recall@20": _recall(index.search(queries, K)[1], nearest),
-        "queries/s, one at a time": len(queries) / one,
-        "queries/s, all at once": len(queries) / whole,
-    }
-
-
-def _recall(found: np.ndarray, nearest: np.ndarray) -> float:
-    shares = [
-        len(set(a) & set(b)) / K for a, b in zip(found.tolist(), nearest.tolist(), strict=True)
-    ]
-    return float(np.mean(shares))
+def _recall(index: faiss.Index, flat: faiss.Index, queries: np.ndarray) -> float:
+    found, nearest = index.search(queries, K)[1], flat.search(queries, K)[1]
+    return float(np.mean([np.isin(a, b).mean() for a, b in zip(found, nearest, strict=True)]))

@@ -10,17 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch.utils import mkldnn
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "sentence-transformers",
-    "openvino",
-    "nncf",
-    "rerankers",
-    "faiss-cpu",
-)
+from helpers.score import as_onednn
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "openvino", "nncf", "rerankers")
 
 
 def describe() -> dict:
@@ -35,7 +28,7 @@ def describe() -> dict:
         "threads": torch.get_num_threads(),
         "instructions": [word for word in known if word in text.split()],
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: version(package) for package in (*PACKAGES, "faiss-cpu")},
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
@@ -46,33 +39,34 @@ def matmul_gflops(rows: int = 1024, inner: int = 768, columns: int = 3072) -> di
     The shape is that of a feed-forward layer of a 768-wide model. `fp32, torch` is what `x @ w`
     gives; on some makers' processors it is far below `fp32`, which is oneDNN's.
     """
-    x, weight = torch.randn(rows, inner), torch.randn(columns, inner)
-    layer = torch.nn.Linear(inner, columns).eval()
-    ways: dict[str, Callable] = {"fp32, torch": lambda: torch.nn.functional.linear(x, weight)}
-    if torch.backends.mkldnn.is_available():
-        fast, packed = mkldnn.to_mkldnn(torch.nn.Sequential(layer)), x.to_mkldnn()
-        ways["fp32"] = lambda: fast(packed)
-    low, half = x.bfloat16(), weight.bfloat16()
-    ways["bf16"] = lambda: torch.nn.functional.linear(low, half)
-    left, right = x.to(torch.int8), weight.T.to(torch.int8)
-    ways["int8"] = lambda: torch._int_mm(left, right)
+    x, layer = torch.randn(rows, inner), torch.nn.Linear(inner, columns).eval()
+    fast = as_onednn(torch.nn.Sequential(layer))
+    packed = x if isinstance(fast[0], torch.nn.Linear) else x.to_mkldnn()
+    low, half = x.bfloat16(), layer.weight.bfloat16()
+    left, right = x.to(torch.int8), layer.weight.T.to(torch.int8)
+    ways: dict[str, Callable] = {
+        "fp32, torch": lambda: torch.nn.functional.linear(x, layer.weight),
+        "fp32": lambda: fast(packed),
+        "bf16": lambda: torch.nn.functional.linear(low, half),
+        "int8": lambda: torch._int_mm(left, right),
+    }
     operations = 2 * rows * inner * columns
     with torch.inference_mode():
         found = {name: operations / median_seconds(way, 30) / 1e9 for name, way in ways.items()}
-    found["fp32"] = max(found.get("fp32", 0.0), found["fp32, torch"])
-    return found
+    return found | {"fp32": max(found["fp32"], found["fp32, torch"])}
 
 
-def median_seconds(function: Callable, runs: int) -> float:
-    """Return the median wall-clock seconds of `runs` calls, after two that are not counted."""
-    function()
-    function()
+def median_seconds(function: Callable, runs: int, longest: float = 30) -> float:
+    """Return the median wall-clock seconds of `runs` calls, after two that are not counted.
+
+    Of a slow one (16 bits that are not native, say) there are fewer: what `longest` seconds hold.
+    """
     seconds = []
-    for _ in range(runs):
+    while len(seconds) < 3 or (len(seconds) < runs + 2 and sum(seconds) < longest):
         start = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(seconds[2:])
 
 
 def encoder_flops(config, lengths: Sequence[int]) -> int:

@@ -10,14 +10,15 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import openvino
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from helpers.score import LocalCrossEncoder, check_precision, choose_dtype
+from helpers.score import PRECISIONS, LocalCrossEncoder, choose_dtype
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# Of different length, so that in one batch the short are padded beyond what a window sees.
+PROBES = [("a question", "an answer"), ("a question", "words " * 600), ("why?", "a reason " * 60)]
 
 
 class OpenVINOCrossEncoder(LocalCrossEncoder):
@@ -30,8 +31,9 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
         how: `batch_tokens` and `max_length`, as `LocalCrossEncoder` takes them.
 
     Raises:
-        ValueError: The precision is unknown, or it is int8 and there are no calibration pairs, or
-            no layers that are known to stand it.
+        ValueError: The precision is unknown; it is int8 and there are no calibration pairs, or no
+            layers that are known to stand it; or OpenVINO cannot convert the model, or computes
+            other scores of it than torch.
     """
 
     def __init__(
@@ -42,86 +44,112 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
         calibration: Sequence[tuple[str, str]] = (),
         **how,
     ):
-        check_precision(precision, more=["int8"])
+        if precision not in (known := [*PRECISIONS, "auto", "int8"]):
+            raise ValueError(f"precision is {precision!r}: expected one of {', '.join(known)}.")
         if precision == "int8" and not calibration:
             raise ValueError("precision 'int8' needs calibration pairs: some dozens of your own.")
-        self.calibration = calibration
-        super().__init__(folder, precision=precision, **how)
+        super().__init__(folder, **how)
+        self.settings |= {"precision": precision, "calibration": calibration}
+        self._compile(precision, calibration)
 
     def _convert(self, precision: str, device: str) -> None:
-        import openvino
+        self.client.to("cpu", torch.float32)  # as OpenVINO reads it, and is compared with it
+        self.batch_tokens = self.settings["batch_tokens"] or 2048  # whatever else there is
 
-        self.client.to("cpu")
-        transformer = self.client[0]
-        if not type(transformer.model).__name__.endswith("ForSequenceClassification"):
+    def _compile(self, precision: str, calibration: Sequence[tuple[str, str]]) -> None:
+        model = self.client.transformers_model
+        kind = type(model).__name__
+        if not kind.endswith("ForSequenceClassification"):
             raise ValueError(
-                f"OpenVINOCrossEncoder takes models for sequence classification, not a "
-                f"{type(transformer.model).__name__}; LocalCrossEncoder takes any."
+                f"OpenVINOCrossEncoder takes models for sequence classification, not a {kind}; "
+                "LocalCrossEncoder takes any."
             )
-        samples = [
-            self._inputs(*pair) for pair in self.calibration or [("a question", "an answer")]
-        ]
-        traced = _Logits(transformer.model, list(samples[0]))
-        example = tuple(torch.from_numpy(value) for value in samples[0].values())
-        model = openvino.convert_model(traced, example_input=example)
-        for port, name in zip(model.inputs, samples[0], strict=True):
-            port.get_tensor().set_names({name})
+        if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
+            # Padding that sees no word in its window is -inf throughout in torch's fused attention,
+            # of which OpenVINO's softmax makes NaN. Spelled out, the mask is a large number.
+            model.set_attn_implementation("eager")
+        recorder = _Recorder(model)
+        # sentence-transformers has no setter for `transformers_model`.
+        self.client[0].model = recorder
+        samples = [recorder.note(self.score, [pair]) for pair in calibration or PROBES[:1]]
+        try:
+            converted = openvino.convert_model(model, example_input=samples[0][0])
+        except Exception as error:  # whatever the model's code raises while it is traced
+            raise ValueError(
+                f"OpenVINO cannot convert a {kind}, as said above; LocalCrossEncoder takes any."
+            ) from error
+        compiled = _Compiled(converted, "f32", model.config)
+        for pairs in (PROBES[:1], PROBES):
+            inputs, expected = recorder.note(self.score, pairs)
+            difference = (compiled(**inputs).logits - expected).abs().max()
+            if not difference <= 1e-3:  # nor is NaN
+                raise ValueError(
+                    f"OpenVINO's scores of a {kind} differ from torch's by {difference:.3g}: "
+                    "expected at most 0.001. LocalCrossEncoder takes any model."
+                )
         # int8 says what the matrices are; what is left runs in what the processor does best.
         hint = HINTS[choose_dtype("auto" if precision == "int8" else precision, "cpu")]
         if precision == "int8":
-            import nncf
+            converted = _quantise(converted, [inputs for inputs, _ in samples], kind)
+        if precision == "int8" or hint != "f32":
+            compiled = _Compiled(converted, hint, model.config)
+        self.client[0].model = compiled
 
-            nncf.set_log_level(logging.ERROR)
-            model = nncf.quantize(
-                model,
-                nncf.Dataset(samples),
-                model_type=nncf.ModelType.TRANSFORMER,
-                subset_size=len(samples),
-                # Only the layers are quantised; the score on top of them needs its digits.
-                ignored_scope=nncf.IgnoredScope(patterns=["^(?!.*encoder).*$"], validate=False),
-            )
-            if not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
-                raise ValueError(
-                    f"Nothing in a {type(transformer.model).__name__} was quantised: expected its "
-                    "layers in a module named encoder. Take another precision."
-                )
-        settings = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
-        transformer.model = _Compiled(compiled, transformer.model.config, list(samples[0]))
 
-    def _inputs(self, query: str, passage: str) -> dict[str, np.ndarray]:
-        tokens = self.client.tokenizer(
-            query, passage, truncation=True, max_length=self.client.max_seq_length
+def _quantise(model: openvino.Model, samples: list[dict], kind: str) -> openvino.Model:
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    samples = [{name: value.numpy() for name, value in inputs.items()} for inputs in samples]
+    model = nncf.quantize(
+        model,
+        nncf.Dataset(samples),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(samples),
+        # Only the layers are quantised; the score on top of them needs its digits.
+        ignored_scope=nncf.IgnoredScope(patterns=["^(?!.*encoder).*$"], validate=False),
+    )
+    if not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
+        raise ValueError(
+            f"Nothing in a {kind} was quantised: expected its layers in a module named encoder. "
+            "Take another precision."
         )
-        return {name: np.asarray([tokens[name]]) for name in INPUTS if name in tokens}
+    return model
 
 
-class _Logits(torch.nn.Module):
-    """A transformers model with its inputs in a fixed order and one tensor as its output."""
+class _Recorder(torch.nn.Module):
+    """The transformers model in its own place, to see what it is given and gives."""
 
-    def __init__(self, model: torch.nn.Module, names: list[str]):
+    def __init__(self, model: torch.nn.Module):
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.config = model, model.config
 
-    def forward(self, *values):
-        return self.model(**dict(zip(self.names, values, strict=True))).logits
+    def forward(self, **features):
+        self.given, self.found = features, self.model(**features)
+        return self.found
+
+    def note(self, score, pairs: Sequence[tuple[str, str]]) -> tuple[dict, torch.Tensor]:
+        """Score pairs of one batch; return the model's inputs by name, and its logits."""
+        score(pairs)
+        tensors = {name: value for name, value in self.given.items() if torch.is_tensor(value)}
+        # Copied out of inference mode, in which they could not be traced.
+        return {name: value.clone() for name, value in tensors.items()}, self.found.logits
 
 
 class _Compiled(torch.nn.Module):
     """What stands in the transformers model's place and answers like it."""
 
-    def __init__(self, compiled, config, names: list[str]):
+    def __init__(self, model: openvino.Model, hint: str, config):
         super().__init__()
-        self.compiled, self.config, self.names = compiled, config, names
+        settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
+        self.compiled = openvino.Core().compile_model(model, "CPU", settings)
+        self.names, self.config = [port.any_name for port in model.inputs], config
         self.place = torch.nn.Parameter(torch.empty(0))  # says: on the processor, in fp32
         self.lock = threading.Lock()  # a compiled model computes one request at a time
 
     def forward(self, **features) -> SequenceClassifierOutput:
         values = {name: features[name].numpy() for name in self.names}
         with self.lock:
-            logits = self.compiled(values)[0].copy()
+            logits = self.compiled(values)["logits"].copy()
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))

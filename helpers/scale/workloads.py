@@ -1,43 +1,26 @@
 """What is scored: pairs of text, seeded, and a model of bge-reranker-base's shape."""
 
-import json
 import random
 import re
 from functools import cache
 from pathlib import Path
 
 from helpers.index import build_index
+from helpers.judgements import read_jsonl
 from helpers.profiles import DATA, load_profile
 
 Pairs = list[tuple[str, str]]
 
-# https://huggingface.co/BAAI/bge-reranker-base/blob/2cfc18c9415c912f9d8155881c133215df768a70/config.json
-BGE_RERANKER_BASE = {
-    "vocab_size": 250_002,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 514,
-    "num_labels": 1,
-    # Those of the tokenizer that is saved beside it; they cost no time.
-    "type_vocab_size": 2,
-    "pad_token_id": 0,
-}
 
-
-def workloads() -> dict[str, Pairs]:
-    """Make the three workloads, and the start of the third, for its memory.
+def workloads(most: int | None = None) -> dict[str, Pairs]:
+    """Make the three workloads, and the start of the third, for its memory; `most` cuts each.
 
     The twenty are chunks as the tutorial makes them; the 2,000 are half as long.
     """
-    many = nearest_pairs(80, 25, chunk_size=250)
-    return {
-        "20 chunks": nearest_pairs(1, 20),
-        "100 mixed": mixed_pairs(),
-        "200 pairs": many[:200],
-        "2,000 pairs": many,
-    }
+    many = nearest_pairs(most or 80, 25, chunk_size=250)
+    made = {"20 chunks": nearest_pairs(1, 20), "100 mixed": mixed_pairs()}
+    made |= {"200 pairs": many[:200], "2,000 pairs": many}
+    return {name: pairs[:most] for name, pairs in made.items()}
 
 
 def nearest_pairs(questions: int, k: int, chunk_size: int = 500) -> Pairs:
@@ -45,11 +28,10 @@ def nearest_pairs(questions: int, k: int, chunk_size: int = 500) -> Pairs:
 
     They are about other texts, so this is no measure of quality; scores spread as in real use.
     """
-    store = _store(chunk_size)
     return [
         (question, doc.page_content)
         for question in training_questions()[:questions]
-        for doc in store.similarity_search(question, k=k)
+        for doc in _store(chunk_size).similarity_search(question, k=k)
     ]
 
 
@@ -62,8 +44,7 @@ def calibration_pairs() -> Pairs:
 
 
 def training_questions() -> list[str]:
-    lines = (DATA / "training_questions.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line)["question"] for line in lines if line]
+    return [row["question"] for row in read_jsonl(DATA / "training_questions.jsonl")]
 
 
 @cache
@@ -93,9 +74,10 @@ def mixed_pairs(count: int = 100, shortest: int = 10, longest: int = 512) -> Pai
     return [(query, " ".join(draw.choices(words, k=length - room))) for length in lengths]
 
 
-def make_bge_shape(folder: Path, **smaller) -> Path:
+def make_bge_shape(folder: Path, vocab_size: int = 250_002, **smaller) -> Path:
     """Save a model of bge-reranker-base's architecture with random weights to `folder`.
 
+    https://huggingface.co/BAAI/bge-reranker-base/blob/2cfc18c9415c912f9d8155881c133215df768a70/config.json
     A processor takes as long whatever the weights are. Its tokenizer is the embedded model's, so
     that both models read the same tokens.
     """
@@ -103,7 +85,9 @@ def make_bge_shape(folder: Path, **smaller) -> Path:
     from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
     torch.manual_seed(0)
-    config = XLMRobertaConfig(**BGE_RERANKER_BASE | smaller)
+    # What is not named is bge-reranker-base's by default; the padding is that of the tokenizer.
+    shape = {"max_position_embeddings": 514, "pad_token_id": 0, "num_labels": 1} | smaller
+    config = XLMRobertaConfig(vocab_size=vocab_size, **shape)
     XLMRobertaForSequenceClassification(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(load_profile().reranker_model).save_pretrained(folder)
     return folder
