@@ -5,21 +5,24 @@ when both questions prefer their own passage. A *decoy* answers nothing; it is b
 question prefers the passage that answers. Ties count as wrong.
 """
 
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from langchain_core.embeddings import Embeddings
+from sklearn.preprocessing import normalize
 
+from helpers.measure.baselines import words
+from helpers.profiles import DATA
+
+CONTRAST = DATA / "contrast_questions.jsonl"
 Scorer = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
-WORD = re.compile(r"\w+")
 
 
 def few_shared_words(pairs: Sequence[tuple[str, str]]) -> list[float]:
     """A control: the fewer words of the question a passage has, the better it scores."""
-    words = [(set(WORD.findall(q.lower())), set(WORD.findall(p.lower()))) for q, p in pairs]
-    return [-len(question & passage) / max(1, len(question)) for question, passage in words]
+    split = [(set(words(question)), set(words(passage))) for question, passage in pairs]
+    return [-len(question & passage) / max(1, len(question)) for question, passage in split]
 
 
 def passage_alone(score: Scorer) -> Scorer:
@@ -32,8 +35,7 @@ def cosines(embeddings: Embeddings) -> Scorer:
 
     def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
         texts = sorted({text for pair in pairs for text in pair})
-        vectors = np.asarray(embeddings.embed_documents(texts))
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = normalize(embeddings.embed_documents(texts))
         known = dict(zip(texts, vectors, strict=True))
         return [float(known[query] @ known[passage]) for query, passage in pairs]
 
@@ -51,26 +53,22 @@ def judged(records: Sequence[dict], score: Scorer) -> pd.DataFrame:
         A row a comparison: `what` ("pairs right both ways", "their first question alone" or "decoys
         beaten"), `kind`, the question's `id`, and `right`, 1 or 0.
     """
-    wanted, asked = [], []
-    for record in records:
-        question, answer = record["question"], record["answer"]
-        for decoy in record["decoys"]:
-            text, other, kind = decoy["text"], decoy.get("answers"), decoy["kind"]
-            wanted += [(question, answer), (question, text)]
-            if other is not None:
-                wanted += [(other, text), (other, answer)]
-            asked.append((record["id"], kind, question, answer, text, other))
-    unique = list(dict.fromkeys(wanted))
-    known = dict(zip(unique, score(unique), strict=True))
+    asked = [(r["id"], r["question"], r["answer"], decoy) for r in records for decoy in r["decoys"]]
+    wanted = {}
+    for _, question, answer, decoy in asked:
+        wanted |= {(question, answer): None, (question, decoy["text"]): None}
+        if "answers" in decoy:
+            wanted |= {(decoy["answers"], text): None for text in (decoy["text"], answer)}
+    known = dict(zip(wanted, score(list(wanted)), strict=True))
     rows = []
-    for name, kind, question, answer, text, other in asked:
+    for name, question, answer, decoy in asked:
+        text, other = decoy["text"], decoy.get("answers")
         first = int(known[question, answer] > known[question, text])
-        if other is None:
-            rows.append(("decoys beaten", kind, name, first))
-        else:
+        right = {"decoys beaten": first}
+        if other is not None:
             both = int(first and known[other, text] > known[other, answer])
-            rows.append(("pairs right both ways", kind, name, both))
-            rows.append(("their first question alone", kind, name, first))
+            right = {"pairs right both ways": both, "their first question alone": first}
+        rows += [(what, decoy["kind"], name, value) for what, value in right.items()]
     return pd.DataFrame(rows, columns=["what", "kind", "id", "right"])
 
 

@@ -5,7 +5,6 @@ draws it. About four minutes on two cores.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -15,20 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from langchain_core.cross_encoders import BaseCrossEncoder
-from langchain_core.embeddings import Embeddings
+from langchain_classic.retrievers import ContextualCompressionRetriever
 
-from helpers.evaluate import (
-    Question,
-    chunk_id,
-    compare,
-    load_judgements,
-    mean_interval,
-    per_question,
-    to_qrels,
-)
-from helpers.index import SimilarityRetriever, build_index, split_text
-from helpers.profiles import DATA, Profile, load_profile
+from helpers.evaluate import compare, mean_interval, per_question, to_run
+from helpers.index import SimilarityRetriever, build_index, read_text, split_text
+from helpers.judgements import Question, load_judgements, to_qrels
+from helpers.measure.command import one_line, printable, write
+from helpers.profiles import DATA, load_profile
 from helpers.rerank import ScoringReranker
 from helpers.score import LocalCrossEncoder
 
@@ -36,132 +28,67 @@ CANDIDATES = (5, 10, 20, 40, 80)
 CHUNK_SIZES = (250, 500, 1000)
 
 
-def rerank_all(
-    store,
-    questions: Sequence[Question],
-    cross_encoder: BaseCrossEncoder,
-    k: int,
-    base_weight: float,
-) -> tuple[dict, list[float]]:
+def measured(store, chunks, questions: Sequence[Question], reranker: ScoringReranker, k: int):
     """Rerank the `k` nearest chunks of each question.
 
     Returns:
-        Two runs (`base` and `reranked`, as `evaluate.to_run` has them) and, for each question, the
-        seconds that embedding it, searching and reranking took.
+        Quality before (`base`) and after (`reranked`; `nDCG@10` with its interval `low` to `high`),
+        the `gain` with its `interval`, what the candidates allow (`oracle`, `recall`), and the
+        median of the `seconds` that embedding a question, searching and reranking took.
     """
-    retriever = SimilarityRetriever(store=store, k=k)
-    reranker = ScoringReranker(model=cross_encoder, base_weight=base_weight)
-    rows, seconds = [], []
+    base = SimilarityRetriever(store=store, k=k)
+    retriever = ContextualCompressionRetriever(base_compressor=reranker, base_retriever=base)
+    reranked, seconds = [], []
     for question in questions:
         start = time.perf_counter()
-        docs = reranker.compress_documents(retriever.invoke(question.question), question.question)
+        reranked.append(to_run(retriever, [question]))
         seconds.append(time.perf_counter() - start)
-        rows += [
-            (
-                question.id,
-                chunk_id(doc),
-                -float(doc.metadata["base_rank"]),
-                -rank,
-            )
-            for rank, doc in enumerate(docs, start=1)
-        ]
-    runs = pd.DataFrame(rows, columns=["query_id", "doc_id", "base", "reranked"])
-    return {
-        name: runs[["query_id", "doc_id", name]]
-        .rename(columns={name: "score"})
-        .astype({"score": float})
-        for name in ("base", "reranked")
-    }, seconds
+    qrels = to_qrels(questions, chunks)
+    runs = {"base": to_run(base, questions), "reranked": pd.concat(reranked)}
+    table = printable(compare(qrels, runs, base="base"))
+    mean, low, high = mean_interval(per_question(qrels, runs["reranked"])["nDCG@10"])
+    row = {"k": k, "chunks": len(chunks), "nDCG@10": mean, "low": low, "high": high}
+    row |= table["nDCG@10"].to_dict()
+    row["recall"] = len(runs["base"].merge(qrels, on=["query_id", "doc_id"])) / len(qrels)
+    row["gain"], row["interval"] = table.loc["reranked", ["gain", "95 % interval"]]
+    return row | {"seconds": statistics.median(seconds)}
 
 
-def by_candidates(
-    profile: Profile,
-    questions: Sequence[Question],
-    embeddings: Embeddings,
-    cross_encoder: BaseCrossEncoder,
-    candidates: Sequence[int] = CANDIDATES,
-) -> list[dict]:
-    """Return quality, what the candidates allow, and seconds a question, for each `k`."""
-    store = build_index(
-        profile.corpus, embeddings, distance_strategy=profile.distance_strategy, show_progress=False
-    )
-    qrels = to_qrels(questions, split_text(profile.corpus))
-    rows = []
-    for k in candidates:
-        runs, seconds = rerank_all(store, questions, cross_encoder, k, profile.base_weight)
-        values = per_question(qrels, runs["reranked"])["nDCG@10"]
-        mean, low, high = mean_interval(values)
-        oracle = table(qrels, runs, questions, base="base").loc["oracle", "nDCG@10"]
-        row = {"k": k, "nDCG@10": mean, "low": low, "high": high, "oracle": float(oracle)}
-        found = runs["base"].merge(qrels, on=["query_id", "doc_id"])
-        row["recall"] = len(found) / len(qrels)
-        row["seconds"] = statistics.median(seconds)
-        rows.append(row)
-    return rows
-
-
-def by_chunk_size(
-    profile: Profile,
-    questions: Sequence[Question],
-    embeddings: Embeddings,
-    cross_encoder: BaseCrossEncoder,
-    sizes: Sequence[int] = CHUNK_SIZES,
-    k: int = 20,
-) -> list[dict]:
-    """Return base and reranked quality for each chunk size, with a fifth of it shared."""
-    rows = []
-    for size in sizes:
-        shape = {"chunk_size": size, "chunk_overlap": size // 5}
-        chunks = split_text(profile.corpus, **shape)
-        store = build_index(
-            profile.corpus,
-            embeddings,
-            distance_strategy=profile.distance_strategy,
-            show_progress=False,
-            **shape,
-        )
-        runs, seconds = rerank_all(store, questions, cross_encoder, k, profile.base_weight)
-        compared = table(to_qrels(questions, chunks), runs, questions, base="base")
-        row = {"chunk size": size, "chunks": len(chunks)}
-        row |= {name: float(compared.loc[name, "nDCG@10"]) for name in runs}
-        row |= {"gain": float(compared.loc["reranked", "gain"])}
-        row["interval"] = compared.loc["reranked", "95 % interval"]
-        row["seconds"] = statistics.median(seconds)
-        rows.append(row)
-    return rows
-
-
-def main() -> None:
-    """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.measure.sweep", description=main.__doc__)
+def main(count: int | None = None, candidates=CANDIDATES, sizes=CHUNK_SIZES) -> None:
+    """Measure, print and write the result; for a quick look, of the first `count` questions."""
+    parser = argparse.ArgumentParser("python -m helpers.measure.sweep", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=DATA / "results" / "sweep.json")
-    parser.add_argument("--questions", type=int, help="only the first so many (a quick look)")
-    parser.add_argument("--candidates", type=int, nargs="+", default=CANDIDATES)
-    parser.add_argument("--chunk-sizes", type=int, nargs="+", default=CHUNK_SIZES)
     arguments = parser.parse_args()
 
     from langchain_huggingface import HuggingFaceEmbeddings
 
-    profile = load_profile("embedded")
-    text = profile.corpus.read_text(encoding="utf-8")
-    questions = [q for q in load_judgements(profile.judgements, text, "dev") if q.spans]
-    questions = questions[: arguments.questions]
-    models = (
-        HuggingFaceEmbeddings(model_name=profile.embedding_model),
-        LocalCrossEncoder(profile.reranker_model),
-    )
+    with one_line(parser):
+        profile = load_profile("embedded")
+    questions = load_judgements(profile.judgements, read_text(profile.corpus), "dev")
+    questions = [question for question in questions if question.spans][:count]
+    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model)
+    model = LocalCrossEncoder(profile.reranker_model)
+    reranker = ScoringReranker(model=model, base_weight=profile.base_weight)
+
+    def rows(size: int, ks: Sequence[int], columns: Sequence[str]) -> list[dict]:
+        shape = {"chunk_size": size, "chunk_overlap": size // 5}
+        chunks = split_text(profile.corpus, **shape)
+        store = build_index(profile.corpus, embeddings, show_progress=False, **shape)
+        found = [measured(store, chunks, questions, reranker, k) for k in ks]
+        return [{name: (row | {"chunk size": size})[name] for name in columns} for row in found]
+
+    by_k = ("k", "nDCG@10", "low", "high", "oracle", "recall", "seconds")
+    by_size = ("chunk size", "chunks", "base", "reranked", "gain", "interval", "seconds")
     result = {
         "command": "python -m helpers.measure.sweep",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
         "LocalCrossEncoder in fp32",
         "base weight": profile.base_weight,
         "questions": len(questions),
-        "candidates": by_candidates(profile, questions, *models, arguments.candidates),
-        "chunk sizes": by_chunk_size(profile, questions, *models, arguments.chunk_sizes),
+        "candidates": rows(500, candidates, by_k),
+        "chunk sizes": [row for size in sizes for row in rows(size, [20], by_size)],
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    write(arguments.out, result)
 
 
 if __name__ == "__main__":

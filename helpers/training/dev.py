@@ -1,10 +1,11 @@
 """What a checkpoint is chosen by: ranking on dev texts, and pairs of passages right both ways."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sklearn.metrics import ndcg_score
 
@@ -14,27 +15,20 @@ Sample = tuple[str, list[str], list[int]]  # a question, its candidates, their g
 
 
 def candidates(
-    questions: Sequence[str],
-    graded: Sequence[dict[str, int]],
-    corpus: Sequence[str],
-    bi_encoder: SentenceTransformer,
-    k: int = 20,
+    asked: Sequence[tuple[str, dict[str, int]]], corpus: Sequence[str], bi_encoder, k: int = 20
 ) -> list[Sample]:
     """Return each question with its `k` nearest passages and their grades (0 where there is none).
 
-    A question whose nearest passages hold no graded one is left out of a mean of nDCG here: no
-    order of them is better than another.
+    `asked` holds (question, grades of passages). A question without a graded one among the nearest
+    is left out of a mean of nDCG here: no order of them is better than another.
     """
     passages = bi_encoder.encode(list(corpus), normalize_embeddings=True)
-    vectors = bi_encoder.encode(list(questions), normalize_embeddings=True)
-    nearest = np.argsort(-(vectors @ passages.T), axis=1)[:, :k]
+    vectors = bi_encoder.encode([question for question, _ in asked], normalize_embeddings=True)
     samples = []
-    for question, grades, ids in zip(questions, graded, nearest, strict=True):
-        texts = [corpus[i] for i in ids]
-        found = [grades.get(text, 0) for text in texts]
-        if any(found):
-            samples.append((question, texts, found))
-    return samples
+    for (question, grades), near in zip(asked, vectors @ passages.T, strict=True):
+        texts = [corpus[i] for i in np.argsort(-near)[:k]]
+        samples.append((question, texts, [grades.get(text, 0) for text in texts]))
+    return [sample for sample in samples if any(sample[2])]
 
 
 class DevEvaluator(BaseEvaluator):
@@ -53,32 +47,24 @@ class DevEvaluator(BaseEvaluator):
         metrics = {}
         for name, samples in self.sets.items():
             scores = iter(self._score(model, [(q, t) for q, texts, _ in samples for t in texts]))
-            metrics[f"dev_ndcg_{name}"] = float(
-                np.mean([ndcg_score([g], [[next(scores) for _ in g]], k=10) for _, _, g in samples])
-            )
-        right = self.right(model)
+            ndcg = [ndcg_score([g], [[next(scores) for _ in g]], k=10) for _, _, g in samples]
+            metrics[f"dev_ndcg_{name}"] = float(np.mean(ndcg))
+        ranking = np.mean(list(metrics.values()))
+        right, kinds = self.right(model), np.array([kind for *_, kind in self.pairs])
         metrics["dev_both"] = float(right.mean())
-        for kind in sorted({pair[-1] for pair in self.pairs}):
-            metrics[f"dev_both_{kind}"] = float(right[[p[-1] == kind for p in self.pairs]].mean())
-        ranking = np.mean([metrics[f"dev_ndcg_{name}"] for name in self.sets])
-        metrics[self.primary_metric] = float((ranking + metrics["dev_both"]) / 2)
-        return metrics
+        metrics |= {f"dev_both_{k}": float(right[kinds == k].mean()) for k in np.unique(kinds)}
+        return metrics | {self.primary_metric: float((ranking + right.mean()) / 2)}
 
     def right(self, model: CrossEncoder) -> np.ndarray:
         """Return for each contrast pair whether both questions get their own passage."""
-        asked = [
-            pair
-            for q, a, other, b, _ in self.pairs
-            for pair in ((q, a), (q, b), (other, b), (other, a))
-        ]
-        scores = self._score(model, asked).reshape(-1, 4)
+        asked = [((q, a), (q, b), (other, b), (other, a)) for q, a, other, b, _ in self.pairs]
+        scores = self._score(model, list(chain(*asked))).reshape(-1, 4)
         return (scores[:, 0] > scores[:, 1]) & (scores[:, 2] > scores[:, 3])
 
-    def _score(self, model: CrossEncoder, pairs: list[tuple[str, str]]) -> np.ndarray:
+    def _score(self, model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         unique = list(dict.fromkeys(pairs))
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            logits = model.predict(
-                unique, activation_fn=torch.nn.Identity(), batch_size=32, show_progress_bar=False
-            )
-        known = dict(zip(unique, np.asarray(logits, dtype=float), strict=True))
+        settings = {"activation_fn": torch.nn.Identity(), "show_progress_bar": False}
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = model.predict(unique, batch_size=32, **settings)
+        known = dict(zip(unique, logits.tolist(), strict=True))
         return np.array([known[pair] for pair in pairs])

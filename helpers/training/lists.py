@@ -28,6 +28,7 @@ _ABSENCE = (
     "Nothing has been decided about {question} so far.",
 )
 _IS = re.compile(r"^(?:what|which|who) (?:is|are|was|were) (?:the |an? )?(.*?)\??$", re.IGNORECASE)
+_IS_NOT = ("There is no {}.", "The {} is unknown.", "We have no {}.")
 
 
 def idle_text(question: str, draw: random.Random, filler: str = "") -> str:
@@ -42,16 +43,12 @@ def idle_text(question: str, draw: random.Random, filler: str = "") -> str:
         return question
     if form == 1:
         asked = _ASKED.match(bare)
-        words = (asked.group(2) if asked else bare).strip()
-        return (words or bare).title()
+        return ((asked and asked.group(2).strip()) or bare.strip()).title()
     plain = _IS.match(bare)
     if form == 2 and plain:
-        return draw.choice(("There is no {}.", "The {} is unknown.", "We have no {}.")).format(
-            plain.group(1)
-        )
+        return draw.choice(_IS_NOT).format(plain.group(1))
     if form < 4:
-        lower = bare[:1].lower() + bare[1:]
-        return draw.choice(_ABSENCE).format(question=lower)
+        return draw.choice(_ABSENCE).format(question=bare[:1].lower() + bare[1:])
     return f"{question} {filler}"
 
 
@@ -60,16 +57,14 @@ def sentence_lists(
 ) -> Iterator[List]:
     """Yield a question, the sentence that answers it, its neighbours, and perhaps an idle text."""
     order = [(p, q) for p in paragraphs for q in p.questions if len(q[2]) == 1]
-    draw.shuffle(order)
-    for paragraph, (question, _, spans) in order:
+    for paragraph, (question, _, [(start, end)]) in _shuffled(order, draw):
         sentences = paragraph.sentences()
-        answer = [s for s in sentences if s[0] < spans[0][1] and spans[0][0] < s[1]]
+        answer = [s for s in sentences if s[0] < end and start < s[1]]
         others = [s for s in sentences if s not in answer and s[1] - s[0] > 20]
         if len(answer) != 1 or not others:
             continue
-        answers = paragraph.text[spans[0][0] : spans[0][1]]
-        texts = [paragraph.text[a:b].strip() for a, b in draw.sample(others, min(5, len(others)))]
-        texts = [text for text in texts if answers not in text]
+        texts = [paragraph.text[a:b].strip() for a, b in _some(others, 5, draw)]
+        texts = [text for text in texts if paragraph.text[start:end] not in text]
         if draw.random() < idle:
             texts.append(idle_text(question, draw))
         if texts:
@@ -85,30 +80,22 @@ def near_lists(
 ) -> Iterator[List]:
     """Yield a question, its sentence, and sentences out of all that the bi-encoder finds nearest.
 
-    Args:
-        questions: (question, the sentence that answers).
-        sentences: What `nearest` points into.
-        nearest: Gives, for a position in `questions`, positions of sentences and their cosines.
-        draw: The source of chance.
-        share: How much of the target comes from the bi-encoder (softmax of cosines at 0.05).
+    `questions` holds (question, the sentence that answers); `nearest` gives, for a position in it,
+    positions in `sentences` and their cosines. `share` of the target comes from the bi-encoder
+    (softmax of cosines at 0.05).
     """
-    order = list(range(len(questions)))
-    draw.shuffle(order)
-    for i in order:
+    for i in _shuffled(range(len(questions)), draw):
         question, answer = questions[i]
-        ids, cosines = nearest(i)
-        found = [(sentences[j], c) for j, c in zip(ids, cosines, strict=True)]
-        right = [c for text, c in found if text == answer]
+        found = [(sentences[j], cosine) for j, cosine in zip(*nearest(i), strict=True)]
+        right = [pair for pair in found if pair[0] == answer]
         wrong = [pair for pair in found if pair[0] != answer]
         if not right:
             continue
-        picked = wrong[:2] + draw.sample(wrong[2:], min(4, len(wrong) - 2))
-        cosines = np.array([right[0], *(c for _, c in picked)])
-        view = np.exp((cosines - cosines.max()) / 0.05)
-        view *= share / view.sum()
+        picked = [right[0], *wrong[:2], *_some(wrong[2:], 4, draw)]
+        view = _softmax([cosine for _, cosine in picked], 0.05, share)
         labels = [[float(v), -1.0] for v in view]
         labels[0] = [float(view[0] + 1 - share), 1.0]
-        yield [question] * len(labels), [answer, *(text for text, _ in picked)], labels
+        yield [question] * len(labels), [text for text, _ in picked], labels
 
 
 def question_lists(paragraphs: Sequence[Paragraph], draw: random.Random) -> Iterator[List]:
@@ -116,9 +103,7 @@ def question_lists(paragraphs: Sequence[Paragraph], draw: random.Random) -> Iter
 
     The others are near misses that people wrote, and questions that other sentences answer.
     """
-    order = [p for p in paragraphs if len(p.questions) > 1]
-    draw.shuffle(order)
-    for paragraph in order:
+    for paragraph in _shuffled([p for p in paragraphs if len(p.questions) > 1], draw):
         misses = [q for q, _, spans in paragraph.questions if not spans]
         for left, right in paragraph.sentences():
             here, elsewhere = [], []
@@ -126,18 +111,13 @@ def question_lists(paragraphs: Sequence[Paragraph], draw: random.Random) -> Iter
                 if spans:
                     inside = any(a < right and left < b for a, b in spans)
                     (here if inside else elsewhere).append(question)
-            if not here:
-                continue
-            others = misses + elsewhere
-            others = draw.sample(others, min(4, len(others)))
-            if others:
-                queries = [draw.choice(here), *others]
-                yield _one_right(queries, [paragraph.text[left:right].strip()])
+            if here and (others := _some(misses + elsewhere, 4, draw)):
+                text = paragraph.text[left:right].strip()
+                yield _one_right([draw.choice(here), *others], [text])
         text = paragraph.text[:500].rsplit(" ", 1)[0]
         here = [q for q, _, spans in paragraph.questions if spans and spans[0][1] <= len(text)]
         if here and misses:
-            queries = [draw.choice(here), *draw.sample(misses, min(3, len(misses)))]
-            yield _one_right(queries, [text])
+            yield _one_right([draw.choice(here), *_some(misses, 3, draw)], [text])
 
 
 def chunk_lists(
@@ -149,26 +129,19 @@ def chunk_lists(
 ) -> Iterator[List]:
     """Yield a question with chunks that answer and chunks that do not, a teacher's view mixed in.
 
-    Args:
-        questions: (question, candidate chunks, the teacher's logit for each).
-        draw: The source of chance.
-        size: How many candidates a list takes.
-        share: How much of the target comes from the teacher (softmax of its logits at 0.5).
-        idle: How often a text that has the question's words, or the answering chunk without the
-            sentence that answers, is added.
+    `questions` holds (question, candidate chunks, the teacher's logit for each), of which a list
+    takes `size`; `share` of the target comes from the teacher (softmax of its logits at 0.5). With
+    the chance `idle`, a text that has the question's words, or the answering chunk without the
+    sentence that answers, is added.
     """
-    order = list(questions)
-    draw.shuffle(order)
-    for question, candidates, logits in order:
+    for question, candidates, logits in _shuffled(questions, draw):
         right = [i for i, text in enumerate(candidates) if text in question.positives]
         wrong = [i for i, text in enumerate(candidates) if text not in question.positives]
-        ids = draw.sample(right, min(2, len(right)))
-        ids += draw.sample(wrong, min(size - len(ids), len(wrong)))
+        ids = _some(right, 2, draw)
+        ids += _some(wrong, size - len(ids), draw)
         if not right:
             continue
-        view = np.array([logits[i] for i in ids]) / 0.5
-        view = np.exp(view - view.max())
-        view *= share / view.sum()
+        view = _softmax([logits[i] for i in ids], 0.5, share)
         marks = [1.0 if i in right else 0.0 for i in ids]
         labels = []
         for i, seen, mark in zip(ids, view, marks, strict=True):
@@ -190,33 +163,39 @@ def contrast_lists(records: Sequence[dict], draw: random.Random) -> Iterator[Lis
     """Yield every contrast question with its passages, in both directions.
 
     For an item and each decoy that answers: its question over all passages of the item; and its
-    passage over all questions of the item.
+    passage over all questions of the item. And a passage that answers nothing, over all questions.
     """
-    order = list(records)
-    draw.shuffle(order)
-    for record in order:
+    for record in _shuffled(records, draw):
         texts = [record["answer"], *(decoy["text"] for decoy in record["decoys"])]
-        asked = {0: record["question"]}
-        for i, decoy in enumerate(record["decoys"], start=1):
-            if "answers" in decoy:
-                asked[i] = decoy["answers"]
+        asked = [record["question"], *(decoy.get("answers") for decoy in record["decoys"])]
+        asked = {i: question for i, question in enumerate(asked) if question is not None}
         for i, question in asked.items():
             yield _one_right([question], [texts[i], *(t for j, t in enumerate(texts) if j != i)])
             if len(asked) > 1:
                 others = [other for j, other in asked.items() if j != i]
                 yield _one_right([question, *others], [texts[i]])
-        idle = [i for i in range(1, len(texts)) if i not in asked]
+        idle = [text for i, text in enumerate(texts) if i not in asked]
         if idle and len(asked) > 1:
-            # A passage that answers nothing: every question of the item is a wrong one.
-            text = texts[draw.choice(idle)]
-            yield list(asked.values()), [text] * len(asked), [[0.0, 0.0]] * len(asked)
+            yield list(asked.values()), [draw.choice(idle)] * len(asked), [[0.0, 0.0]] * len(asked)
+
+
+def _shuffled(items: Sequence, draw: random.Random) -> list:
+    order = list(items)
+    draw.shuffle(order)
+    return order
+
+
+def _some(items: list, count: int, draw: random.Random) -> list:
+    return draw.sample(items, min(count, len(items)))
+
+
+def _softmax(values: Sequence[float], temperature: float, share: float) -> np.ndarray:
+    view = np.exp((np.array(values) - max(values)) / temperature)
+    return view * (share / view.sum())
 
 
 def _one_right(queries: list[str], documents: list[str]) -> List:
     """Make a list whose first pair is the right one; a single query or document serves for all."""
     size = max(len(queries), len(documents))
-    return (
-        queries * (size // len(queries)),
-        documents * (size // len(documents)),
-        [[1.0, 1.0]] + [[0.0, 0.0]] * (size - 1),
-    )
+    labels = [[1.0, 1.0]] + [[0.0, 0.0]] * (size - 1)
+    return queries * (size // len(queries)), documents * (size // len(documents)), labels

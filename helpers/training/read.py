@@ -7,11 +7,15 @@ in both; the contrast questions are split by subject into train, dev and test.
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
+from helpers.judgements import read_jsonl
 from helpers.profiles import DATA
 
 FILES = {
@@ -28,10 +32,10 @@ TEACHER = DATA / "teacher_scores.npz"
 OWN = "own: "  # what the names of our own documents start with
 DEV_SHARE = 7  # every seventh document is kept for dev
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+Spans = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
-class Paragraph:
+class Paragraph(NamedTuple):
     """A paragraph, what is asked of it, and its document.
 
     `questions` holds (question, kind, ((start, end), ...)), with no span where the paragraph only
@@ -39,18 +43,17 @@ class Paragraph:
     """
 
     text: str
-    questions: tuple[tuple[str, str, tuple[tuple[int, int], ...]], ...]
+    questions: tuple[tuple[str, str, Spans], ...]
     document: str
     dev: bool
 
     def sentences(self) -> list[tuple[int, int]]:
         """Return where each sentence starts and ends."""
-        starts = [0] + [match.end() for match in SENTENCE_END.finditer(self.text)]
-        return list(zip(starts, [*starts[1:], len(self.text)], strict=True))
+        ends = [match.end() for match in SENTENCE_END.finditer(self.text)]
+        return list(pairwise([0, *ends, len(self.text)]))
 
 
-@dataclass(frozen=True)
-class ChunkQuestion:
+class ChunkQuestion(NamedTuple):
     """A question, the chunks that answer it, and the same chunks without the sentences that do."""
 
     question: str
@@ -65,53 +68,42 @@ def read_paragraphs(folder: Path) -> list[Paragraph]:
 
     That is: the sets' own questions, ours over the same paragraphs, and SQuAD 2.0's near misses.
     """
-    own: dict[str, list[dict]] = {}
-    for line in OWN_QUESTIONS.read_text(encoding="utf-8").rstrip().split("\n"):
-        fields = json.loads(line)
-        for digest in {where for where, _, _ in fields["answers"]}:
-            own.setdefault(digest, []).append(fields)
-    misses: dict[str, list[str]] = {}
-    for article in json.loads((folder / NEAR_MISSES).read_text(encoding="utf-8"))["data"]:
-        for paragraph in article["paragraphs"]:
-            misses[paragraph["context"]] = [
-                q["question"].strip() for q in paragraph["qas"] if q["is_impossible"]
-            ]
+    asked: dict[str, list[tuple[str, str, Spans]]] = defaultdict(list)
+    for q in read_jsonl(OWN_QUESTIONS):
+        for digest in dict.fromkeys(digest for digest, _, _ in q["answers"]):
+            spans = tuple((a, b) for where, a, b in q["answers"] if where == digest)
+            asked[digest].append((q["question"], q["kind"], spans))
+    for _, paragraph in _squad(folder / NEAR_MISSES):
+        misses = [q["question"].strip() for q in paragraph["qas"] if q["is_impossible"]]
+        asked[_digest(paragraph["context"])[:10]] += [(q, "near miss", ()) for q in misses]
     found = []
     for name, file in FILES.items():
-        for article in json.loads((folder / file).read_text(encoding="utf-8"))["data"]:
-            for paragraph in article["paragraphs"]:
-                text = paragraph["context"]
-                # A file of forum posts is one article of texts without anything in common.
-                document = name + _digest(text if name == "reddit" else article["title"])
-                questions = []
-                for q in paragraph["qas"]:
-                    start = q["answers"][0]["answer_start"]
-                    span = (start, start + len(q["answers"][0]["text"]))
-                    questions.append((q["question"].strip(), "fact, SQuAD", (span,)))
-                digest = _digest(text)[:10]
-                for q in own.get(digest, []):
-                    spans = tuple((a, b) for where, a, b in q["answers"] if where == digest)
-                    questions.append((q["question"], q["kind"], spans))
-                questions += [(q, "near miss", ()) for q in misses.get(text, [])]
-                dev = int(document[len(name) :], 16) % DEV_SHARE == 0
-                found.append(Paragraph(text, tuple(questions), document, dev))
-    return found + _own_documents()
-
-
-def _own_documents() -> list[Paragraph]:
-    found = []
-    for line in OWN_DOCUMENTS.read_text(encoding="utf-8").splitlines():
-        fields = json.loads(line)
+        for title, paragraph in _squad(folder / file):
+            text, questions = paragraph["context"], []
+            for q in paragraph["qas"]:
+                start, answer = q["answers"][0]["answer_start"], q["answers"][0]["text"]
+                spans = ((start, start + len(answer)),)
+                questions.append((q["question"].strip(), "fact, SQuAD", spans))
+            questions += asked[_digest(text)[:10]]
+            # A file of forum posts is one article of texts without anything in common.
+            document = _digest(text if name == "reddit" else title)
+            dev = int(document, 16) % DEV_SHARE == 0
+            found.append(Paragraph(text, tuple(questions), name + document, dev))
+    for fields in read_jsonl(OWN_DOCUMENTS):
         for text in fields["text"].split("\n\n"):
             questions = []
             for q in fields["questions"]:
-                spans = tuple(
-                    (text.index(x), text.index(x) + len(x)) for x in q["quotes"] if x in text
-                )
-                if spans:
-                    questions.append((q["question"], q["kind"], spans))
+                quotes = [quote for quote in q["quotes"] if quote in text]
+                spans = tuple((text.index(x), text.index(x) + len(x)) for x in quotes)
+                questions += [(q["question"], q["kind"], spans)] if spans else []
             found.append(Paragraph(text, tuple(questions), OWN + fields["title"], dev=False))
     return found
+
+
+def _squad(file: Path) -> Iterator[tuple[str, dict]]:
+    """Yield the paragraphs of a file in SQuAD's form, each with its article's title."""
+    for article in json.loads(file.read_text(encoding="utf-8"))["data"]:
+        yield from ((article["title"], paragraph) for paragraph in article["paragraphs"])
 
 
 def chunk(paragraphs: list[Paragraph]) -> tuple[list[ChunkQuestion], dict[bool, list[str]]]:
@@ -120,47 +112,44 @@ def chunk(paragraphs: list[Paragraph]) -> tuple[list[ChunkQuestion], dict[bool, 
     Returns:
         The questions that some chunk answers, and the chunks of training (False) and dev (True).
     """
-    splitter = RecursiveCharacterTextSplitter(
-        chunk_size=500, chunk_overlap=100, add_start_index=True
-    )
-    documents: dict[str, list[Paragraph]] = {}
+    size = {"chunk_size": 500, "chunk_overlap": 100, "add_start_index": True}
+    splitter = RecursiveCharacterTextSplitter(**size)
+    documents: dict[str, list[Paragraph]] = defaultdict(list)
     for paragraph in paragraphs:
-        documents.setdefault(paragraph.document, []).append(paragraph)
-    questions, chunks = [], {True: [], False: []}
+        documents[paragraph.document].append(paragraph)
+    questions, chunks = [], {True: set(), False: set()}
     for parts in documents.values():
         pieces = splitter.create_documents(["\n\n".join(part.text for part in parts)])
-        chunks[parts[0].dev] += [piece.page_content for piece in pieces]
-        offset, asked = 0, {}
+        pieces = [(piece.metadata["start_index"], piece.page_content) for piece in pieces]
+        chunks[parts[0].dev] |= {text for _, text in pieces}
+        offset, asked = 0, defaultdict(lambda: ([], []))
         for part in parts:
-            sentences = [(offset + a, offset + b) for a, b in part.sentences()]
+            sentences = part.sentences()
             for question, kind, spans in part.questions:
-                moved = [(offset + a, offset + b) for a, b in spans]
-                cut = [s for s in sentences if any(s[0] < b and a < s[1] for a, b in moved)]
-                entry = asked.setdefault((question, kind), ([], []))
-                entry[0].extend(moved)
-                entry[1].extend(cut)
+                cut = [s for s in sentences if any(s[0] < b and a < s[1] for a, b in spans)]
+                for places, moved in zip(asked[question, kind], (spans, cut), strict=True):
+                    places += [(offset + a, offset + b) for a, b in moved]
             offset += len(part.text) + 2
         for (question, kind), (spans, cut) in asked.items():
-            held = [p for p in pieces if any(_holds(p, a, b) for a, b in spans)]
-            if held:
-                without = tuple(_without(piece, cut) for piece in held)
-                texts = tuple(piece.page_content for piece in held)
+            if held := [piece for piece in pieces if any(_holds(*piece, *span) for span in spans)]:
+                without = tuple(_without(*piece, cut) for piece in held)
+                texts = tuple(text for _, text in held)
                 questions.append(ChunkQuestion(question, kind, texts, without, parts[0].dev))
-    return questions, {dev: sorted(set(texts)) for dev, texts in chunks.items()}
+    return questions, {dev: sorted(texts) for dev, texts in chunks.items()}
 
 
-def read_contrast(split: str, path: Path = CONTRAST) -> list[dict]:
-    """Read the contrast questions of `split`: train, dev or test."""
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [record for record in records if record["split"] == split]
+def _holds(start: int, text: str, left: int, right: int) -> bool:
+    return 2 * (min(right, start + len(text)) - max(left, start)) >= right - left
+
+
+def _without(start: int, text: str, sentences: list[tuple[int, int]]) -> str:
+    for left, right in sorted(sentences, reverse=True):
+        text = text[: max(0, left - start)] + text[max(0, right - start) :]
+    return text.strip()
 
 
 def both_ways(records: list[dict]) -> list[tuple[str, str, str, str, str]]:
-    """Return the pairs of passages that each answer a question of their own.
-
-    Returns:
-        (question, its passage, other question, its passage, kind) for every decoy that answers.
-    """
+    """Return (question, its passage, other question, its passage, kind) for decoys that answer."""
     return [
         (record["question"], record["answer"], decoy["answers"], decoy["text"], decoy["kind"])
         for record in records
@@ -176,16 +165,3 @@ def fingerprint(text: str) -> int:
 
 def _digest(text: str) -> str:
     return hashlib.sha1(text.encode()).hexdigest()
-
-
-def _holds(piece, left: int, right: int) -> bool:
-    start = piece.metadata["start_index"]
-    return 2 * (min(right, start + len(piece.page_content)) - max(left, start)) >= right - left
-
-
-def _without(piece, sentences: list[tuple[int, int]]) -> str:
-    start, text = piece.metadata["start_index"], piece.page_content
-    for left, right in sorted(sentences, reverse=True):
-        left, right = max(0, left - start), max(0, right - start)
-        text = text[:left] + text[right:]
-    return text.strip()

@@ -1,45 +1,35 @@
 """The commands that take too long for a notebook run at a small size and write what it reads."""
 
 import json
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import helpers.scale.bench as bench
-from helpers.measure import beir, sweep
-from helpers.scale.machine import encoder_flops
-from helpers.scale.variants import VARIANTS
-from helpers.scale.worker import Variant
-from helpers.scale.workloads import calibration_pairs, mixed_pairs
-from helpers.evaluate import load_judgements
-from helpers.measure import reading
-from helpers.measure.contrast import (
-    contrast_table,
-    few_shared_words,
-    judged,
-    passage_alone,
-    share,
-)
+from helpers.evaluate import compare
+from helpers.index import split_text
+from helpers.judgements import load_judgements
+from helpers.measure import quality, reading, sweep
+from helpers.measure.command import printable
 from helpers.profiles import DATA
-from helpers.score import LocalCrossEncoder
-
-pytestmark = pytest.mark.slow
 
 
-def run(module, monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", [module.__name__, *map(str, arguments)])
-    module.main()
+def run(module, monkeypatch, *arguments, **small):
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    module.main(**small)
 
 
+@pytest.mark.slow
 def test_sweep(tmp_path, monkeypatch, capsys):
     out = tmp_path / "sweep.json"
-    small = ("--questions", 4, "--candidates", 5, 10, "--chunk-sizes", 500)
-    run(sweep, monkeypatch, "--out", out, *small)
+    run(sweep, monkeypatch, "--out", out, count=4, candidates=[5, 10], sizes=[500])
     result = json.loads(out.read_text())
     committed = json.loads((DATA / "results" / "sweep.json").read_text())
     assert result.keys() == committed.keys()
+    for part in ("candidates", "chunk sizes"):
+        assert result[part][0].keys() == committed[part][0].keys()
     assert [row["k"] for row in result["candidates"]] == [5, 10]
     assert [row["k"] for row in committed["candidates"]] == list(sweep.CANDIDATES)
     for row in result["candidates"] + committed["candidates"]:
@@ -49,101 +39,52 @@ def test_sweep(tmp_path, monkeypatch, capsys):
     assert result["chunk sizes"][0]["chunks"] == 120
 
 
+@pytest.mark.slow
 def test_reading(tmp_path, monkeypatch, capsys):
     out = tmp_path / "reading.json"
-    small = ("--questions", 3, "--splits", "dev", "--work", tmp_path / "start")
-    run(reading, monkeypatch, "--out", out, *small)
+    run(reading, monkeypatch, "--out", out, "--questions", 3, "--splits", "dev")
     result = json.loads(out.read_text())
     committed = json.loads((DATA / "results" / "reading.json").read_text())
     assert result.keys() == committed.keys()
     assert result["contrast"]["dev"].keys() == committed["contrast"]["dev"].keys()
     found, kept = (r["ranking"]["address, dev"] for r in (result, committed))
-    assert found.keys() == kept.keys()
+    assert {name: row.keys() for name, row in found.items()} == {
+        name: row.keys() for name, row in kept.items()
+    }
     assert all(0 <= row["nDCG@10"] <= 1 for row in found.values())
-    answerable = len(result["first passages"]["address, dev"])
-    assert answerable == 6
-    for (score, right), (old, was) in zip(
-        result["first passages"]["address, dev"][:3],
-        [
-            row
-            for row, q in zip(
-                committed["first passages"]["address, dev"], judged_questions("dev"), strict=True
-            )
-            if q.spans
-        ],
-        strict=False,
-    ):
-        assert score == pytest.approx(old, abs=0.02)
-        assert right == was
-
-
-def judged_questions(split):
+    areas = (r["answerable or not"]["address, dev"]["all"].keys() for r in (result, committed))
+    assert next(areas) == next(areas)
+    first = result["first passages"]["address, dev"]
+    assert len(first) == 6  # three that the text answers, and three that it does not
     text = (DATA / "address.txt").read_text(encoding="utf-8")
-    return load_judgements(DATA / "judgements.jsonl", text, split)
+    questions = load_judgements(DATA / "judgements.jsonl", text, "dev")
+    was = zip(committed["first passages"]["address, dev"], questions, strict=True)
+    was = [row for row, question in was if question.spans]
+    for (score, right), (old, old_right) in zip(first[:3], was, strict=False):
+        assert score == pytest.approx(old, abs=0.02)
+        assert right == old_right
 
 
-RECORD = {
-    "id": "w1",
-    "question": "When does it open?",
-    "answer": "At nine.",
-    "decoys": [
-        {"kind": "attribute", "text": "It is free.", "answers": "What does it cost?"},
-        {"kind": "heading", "text": "When does it open?"},
-    ],
-}
-
-
-def scorer(**known):
-    """Scores by the passage's first word, or by (question's first word, passage's)."""
-    return lambda pairs: [
-        known.get(f"{q.split()[0]}_{p.split()[0]}", known.get(p.split()[0], 0.0)) for q, p in pairs
-    ]
-
-
-@pytest.mark.parametrize(
-    ("score", "both", "first", "beaten"),
-    [
-        (scorer(When_At=2, When_It=1, What_It=1, When_When=1), 1, 1, 1),
-        (scorer(At=2, It=1, When=3), 0, 1, 0),  # the passage alone wins both times
-        (scorer(), 0, 0, 0),  # ties are wrong
-    ],
-)
-def test_a_pair_is_right_when_both_questions_prefer_their_own(score, both, first, beaten):
-    table = contrast_table(judged([RECORD], score))["right"]
-    assert table["pairs right both ways", "attribute"] == both
-    assert table["their first question alone", "all"] == first
-    assert table["decoys beaten", "heading"] == beaten
-
-
-def test_the_interval_draws_questions_and_not_comparisons():
-    right = [1] * 10 + [0] * 10
-    alike = pd.DataFrame({"id": ["a"] * 10 + ["b"] * 10, "right": right})
-    apart = pd.DataFrame({"id": [str(n) for n in range(20)], "right": right})
-    assert share(alike)[1:] == (0, 1)
-    assert 0.2 < share(apart)[1] < share(apart)[2] < 0.8
-
-
-def test_controls_see_what_they_say(model_dir):
-    assert few_shared_words([("a b", "a b c"), ("a b", "a d"), ("a b", "e")]) == [-1, -0.5, 0]
-    asked = []
-    passage_alone(lambda pairs: asked.extend(pairs) or [0.0])([("a question", "a passage")])
-    assert asked == [("", "a passage")]
-
-
-def test_with_attention_closed_words_of_the_question_reach_no_word_of_the_passage(model_dir):
+def test_with_attention_closed_words_of_the_question_reach_no_word_of_the_passage(model_dir, local):
     """Only [CLS] sees both: the passage's own states do not depend on the question."""
-    closed, plain = reading.ClosedCrossEncoder(model_dir), LocalCrossEncoder(model_dir)
-    states = []
-    layer = closed.model.bert.encoder.layer[-1]
+    closed, states = reading.ClosedCrossEncoder(model_dir), []
+    layer = closed.client.model.bert.encoder.layer[-1]
     layer.register_forward_hook(lambda _, __, out: states.append(out))
     pairs = [("how deep is it", "nine metres"), ("who cut the ribbon", "nine metres")]
-    scores = [closed.score([pair])[0] for pair in pairs]
+    scores = []
+    for pair in pairs:
+        scores += closed.score([pair])
     last = [state[0] if isinstance(state, tuple) else state for state in states]
     one, other = (torch.as_tensor(state).reshape(-1, 384)[-3:] for state in last)
     np.testing.assert_allclose(one, other, atol=1e-5)
-    opened = plain.score(pairs)
     assert scores[0] != pytest.approx(scores[1], abs=1e-6)  # [CLS] does read both
-    assert opened[0] != pytest.approx(1 / (1 + np.exp(-scores[0])), abs=1e-3)
+    assert local.score(pairs)[0] != pytest.approx(scores[0], abs=1e-3)
+
+
+def test_the_start_of_training_has_a_new_head_that_is_always_the_same():
+    one, other = reading.untrained(), reading.untrained()
+    pair = [("how deep is it", "nine metres")]
+    assert one.score(pair) == other.score(pair)
 
 
 def test_the_area_is_half_for_scores_that_say_nothing():
@@ -152,95 +93,86 @@ def test_the_area_is_half_for_scores_that_say_nothing():
     assert reading.area([0.8, 0.9], [0.1, 0.2])["AUC"] == 1
 
 
-def test_a_collection_is_measured_and_a_second_implementation_agrees(tmp_path, monkeypatch, capsys):
-    texts = ["Books are lent for three weeks.", "The harbour was deepened.", "Bees dance."]
-    lines = [json.dumps({"_id": f"d{i}", "title": "", "text": t}) for i, t in enumerate(texts)]
-    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
-    queries = ["How long may I keep a book?", "Is the port deep?", "not judged"]
-    lines = [json.dumps({"_id": f"q{i}", "text": t}) for i, t in enumerate(queries)]
-    (tmp_path / "queries.jsonl").write_text("\n".join(lines))
-    (tmp_path / "qrels").mkdir()
-    (tmp_path / "qrels" / "test.tsv").write_text(
-        "query-id\tcorpus-id\tscore\nq0\td0\t1\nq1\td1\t1\n"
-    )
-    out = tmp_path / "result.json"
-    run(beir, monkeypatch, tmp_path, "--out", out)
-    result = json.loads(out.read_text())
-    assert (result["queries"], result["documents"]) == (2, 3)
-    assert result["nDCG@10"]["reranked"] == pytest.approx(1)
-    base = result["nDCG@10"]["base"]
-    assert result["base by InformationRetrievalEvaluator"] == pytest.approx(base, abs=0.002)
+# The table for a reader's own text
+
+TEXT = "The harbour was deepened twice.\n\nBooks are lent for three weeks.\n"
+ANSWERED = {"id": "yes", "question": "How long are books lent?", "spans": [[33, 64, 2]]}
+IDLE = {"id": "no", "question": "Who won the cup?", "spans": []}
+BETWEEN = {"id": "between", "question": "What is white?", "spans": [[31, 33, 2]]}
 
 
-def test_the_committed_base_on_scifact_agrees_with_a_second_implementation():
-    result = json.loads((DATA / "results" / "scifact.json").read_text())
-    base = result["nDCG@10"]["base"]
-    assert result["base by InformationRetrievalEvaluator"] == pytest.approx(base, abs=0.002)
-    assert result["queries"] == 300
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch, capsys):
+    """Runs `make evaluate` on questions: what it printed, its error and its exit code come back."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
+
+    def evaluate(*questions, more=(), text="my.txt"):
+        lines = "\n".join(q if isinstance(q, str) else json.dumps(q) for q in questions)
+        (tmp_path / "my.jsonl").write_text(lines, encoding="utf-8")
+        code = 0
+        try:
+            run(quality, monkeypatch, "--corpus", text, "--questions", "my.jsonl", *more)
+        except SystemExit as stopped:
+            code = stopped.code
+        printed = capsys.readouterr()
+        return printed.out, printed.err.strip().splitlines()[-1:], code
+
+    return evaluate
 
 
-def test_a_folder_that_is_no_collection_is_refused(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        run(beir, monkeypatch, tmp_path)
-    assert "corpus.jsonl is missing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("questions", "reason"),
+    [
+        ([IDLE], "the text does not answer them (no spans): 1 (no)"),
+        ([BETWEEN], "no chunk holds their spans: 1 (between)"),
+        ([IDLE, BETWEEN], "no spans): 1 (no); no chunk holds their spans: 1 (between)"),
+    ],
+)
+def test_questions_that_nothing_answers_are_no_table(evaluate, monkeypatch, questions, reason):
+    chunks = split_text("my.txt", chunk_size=32, chunk_overlap=0)  # parted at the blank line
+    assert len(chunks) == 2
+    monkeypatch.setattr(quality, "split_text", lambda _: chunks)
+    out, [error], code = evaluate(*questions)
+    assert (out, code) == ("", 1)
+    assert "my.jsonl: no question can be measured: " in error and error.endswith(reason)
 
 
-def test_the_benchmark_runs_and_prints_its_tables(tmp_path, monkeypatch, capsys):
-    out = tmp_path / "bench.json"
-    names = ("the page's method", "HuggingFaceCrossEncoder", "LocalCrossEncoder")
-    run(bench, monkeypatch, "--small", "--out", out, "--variants", *names)
-    result = json.loads(out.read_text())
-    committed = json.loads((DATA / "results" / "bench.json").read_text())
-    for part in ("speed", "growth"):
-        assert result[part].keys() == committed[part].keys()
-    assert {row["variant"] for row in committed["speed"]["rows"]} == set(VARIANTS)
-    for row in result["speed"]["rows"]:
-        assert row["seconds"] > 0
-        assert row["tau"] == pytest.approx(1, abs=0.15)  # six pairs, and ties may fall either way
-        assert row["largest difference"] < 1e-5
-    for row in result["growth"]["rows"]:
-        assert all(kind["recall@20"] > 0 for kind in row["indexes"])
-        assert row["indexes"][0]["recall@20"] == 1
-    printed = capsys.readouterr().out
-    assert "of the limit" in printed
-    assert "reload seconds" in printed
+def test_some_questions_that_nothing_answers_are_named(evaluate):
+    many = [IDLE | {"id": f"n{number:02}"} for number in range(12)]
+    out, _, code = evaluate(ANSWERED, *many)
+    assert code == 0
+    names = ", ".join(q["id"] for q in many[:10])
+    assert f"not measured, the text does not answer them (no spans): 12 ({names}, ...)" in out
+    assert "questions: all 1\n" in out
+    assert "candidates: the top 20 of 1 chunks" in out
+    assert "NaN" not in out and "base (vectors)" in out
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "OpenVINO"])
-def test_every_way_of_scoring_gives_the_order_of_the_others(name, model_dir, reference):
-    pairs = calibration_pairs()[:12]
-    scores = VARIANTS[name][0](str(model_dir))(pairs)
-    tolerance = {"fp32": 1e-5, "auto": 0.02, "int8": 0.1}[VARIANTS[name][1]]
-    np.testing.assert_allclose(scores, reference.score(pairs), atol=tolerance)
+@pytest.mark.parametrize(
+    ("questions", "more", "text", "error", "code"),
+    [
+        ([ANSWERED], ("-k", 0), "my.txt", "argument -k: expected a whole number of at least 1", 2),
+        ([ANSWERED], ("-k", "x"), "my.txt", "argument -k: expected a whole number", 2),
+        ([ANSWERED, "{"], (), "my.txt", "my.jsonl, line 2: ", 1),
+        ([ANSWERED], (), "none.txt", "none.txt", 1),
+        ([ANSWERED], (), "latin.txt", "latin.txt is not UTF-8 text", 1),
+        ([ANSWERED], ("--profile", "x"), "my.txt", "unknown profile 'x'", 1),
+        (['{"id": "q", "question": "\\ud800?", "spans": []}'], (), "my.txt", "my.jsonl, line 1", 1),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    evaluate, tmp_path, questions, more, text, error, code
+):
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    out, [found], stopped = evaluate(*questions, more=more, text=text)
+    assert (out, stopped) == ("", code)
+    assert error in found
 
 
-def test_a_batch_out_of_memory_is_a_row_and_not_a_crash():
-    variant = Variant("the page's method", str(DATA / "reranker"))
-    try:
-        found = variant.run([("a question", "many words " * 300)] * 2500)
-        assert found == {"error": "more than 8 GiB"}
-        assert len(variant.run([("a question", "an answer")] * 2)["scores"]) == 2
-    finally:
-        variant.close()
-
-
-def test_mixed_pairs_have_the_lengths_that_were_asked_for(reference):
-    pairs = mixed_pairs(20, 10, 60)
-    lengths = [len(ids) for ids in reference.client.tokenizer(pairs)["input_ids"]]
-    assert min(lengths) >= 10
-    assert max(lengths) <= 60
-    assert len(set(lengths)) > 10
-
-
-def test_flops_are_those_that_torch_counts(model_dir):
-    """Counted by torch over a plain BERT layer by layer, in multiplications and additions."""
-    from torch.utils.flop_counter import FlopCounterMode
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
-    config.intermediate_size = 64
-    config._attn_implementation = "eager"
-    model = BertModel(config, add_pooling_layer=False).eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(torch.ones(1, 24, dtype=torch.long))
-    assert counter.get_total_flops() == encoder_flops(config, [24])
+def test_the_printed_interval_is_one_column():
+    qrels = pd.DataFrame([("q", "a", 1)], columns=["query_id", "doc_id", "relevance"])
+    run = pd.DataFrame([("q", "a", 1.0)], columns=["query_id", "doc_id", "score"])
+    table = printable(compare(qrels, {"base": run}, base="base"))
+    assert list(table.columns) == ["nDCG@10", "gain", "95 % interval", "gap closed"]
+    assert table.loc["base", "95 % interval"] == "[+0.000, +0.000]"

@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.losses import ListNetLoss
 
 import helpers.training.__main__ as command
+from helpers.judgements import read_jsonl
 from helpers.profiles import find_embedding, verify_files
 from helpers.training import lists as make
 from helpers.training import publish, read
 from helpers.training.__main__ import load, mix
+from helpers.training.dev import DevEvaluator, candidates
 from helpers.training.loss import PairListLoss
 
 TEXT = (
@@ -38,7 +41,7 @@ def paragraph():
 
 @pytest.fixture(scope="module")
 def records():
-    return read.read_contrast("train")
+    return read_jsonl(read.CONTRAST, "train")
 
 
 def squad_file(folder, name, titles):
@@ -76,18 +79,6 @@ def test_documents_are_in_training_or_in_dev_and_near_misses_have_no_answer(tmp_
     for question in questions:
         assert set(question.positives) <= set(chunks[question.dev])
         assert all("nine metres" not in text for text in question.without)
-
-
-def test_contrast_questions_are_split_by_subject():
-    subjects = {
-        split: {r["subject"].split(",")[0].split(":")[0].strip().lower() for r in found}
-        for split in ("train", "dev", "test")
-        if (found := read.read_contrast(split))
-    }
-    assert len(subjects) == 3
-    assert not subjects["train"] & subjects["dev"]
-    assert not subjects["train"] & subjects["test"]
-    assert not subjects["dev"] & subjects["test"]
 
 
 def test_a_sentence_list_has_the_answer_first_and_nowhere_else(paragraph):
@@ -171,6 +162,51 @@ def test_the_second_term_is_the_log_loss_of_judged_pairs(model):
     assert float(loss) == pytest.approx(float(np.logaddexp(0, logit[0])), abs=1e-4)
 
 
+class OnMeta(torch.nn.Module):
+    """Scores by words alone, on the device without values: it refuses to meet a processor's."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.preprocess, self.device = model.preprocess, torch.device("meta")
+        self.table = torch.nn.Embedding(len(model.tokenizer), 1, device="meta")
+
+    def forward(self, features):
+        assert {tensor.device.type for tensor in features.values()} == {"meta"}
+        return {"scores": self.table(features["input_ids"]).sum(1)}
+
+
+def test_batches_and_labels_go_to_the_device_of_the_model(model):
+    queries, documents = [["how deep?"] * 2, ["how?"]], [["nine metres", "a band " * 9], ["nine"]]
+    labels = [torch.tensor([[1.0, 1.0], [0.0, -1.0]]), torch.tensor([[1.0, 1.0]])]
+    value = PairListLoss(OnMeta(model), batch_tokens=32)([queries, documents], labels)
+    assert value.device.type == "meta" and value.shape == ()
+    value.backward()
+
+
+class Encoder:
+    """Texts in, vectors out: one direction for each first letter."""
+
+    def encode(self, texts, **_):
+        return np.array([np.eye(26)[ord(text[0]) - 97] for text in texts])
+
+
+def test_a_checkpoint_is_chosen_by_ranking_and_by_pairs_right_both_ways(tiny_bert, records):
+    samples = candidates([("a?", {"a1": 2}), ("b?", {"c1": 1})], ["a1", "b1", "c1"], Encoder(), k=2)
+    assert [(q, dict(zip(t, g, strict=True))["a1"]) for q, t, g in samples] == [("a?", 2)]
+    model = CrossEncoder(str(tiny_bert()), device="cpu")
+    found = DevEvaluator({"one": samples}, records[:8], bf16=False)(model)
+    ask = partial(model.predict, activation_fn=torch.nn.Identity())
+    pairs = read.both_ways(records[:8])
+    right = [
+        ask([(q, a)]) > ask([(q, b)]) and ask([(other, b)]) > ask([(other, a)])
+        for q, a, other, b, _ in pairs
+    ]
+    assert found["dev_both"] == pytest.approx(np.mean(right))
+    assert found["dev_both_and_ranking"] == (found["dev_both"] + found["dev_ndcg_one"]) / 2
+    of_kind = [r for r, pair in zip(right, pairs, strict=True) if pair[-1] == "entity"]
+    assert found["dev_both_entity"] == pytest.approx(np.mean(of_kind))
+
+
 def test_lists_are_drawn_by_their_shares():
     streams = {
         name: iter([([name], ["d"], [[1.0, 1.0]])] * 1000) for name in ("often", "seldom", "never")
@@ -200,33 +236,17 @@ def test_calibration_is_worked_into_the_classifier(model, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 50_000_000
 
 
-def test_the_mean_of_two_folders_lies_between_them(tmp_path):
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        load(find_embedding()).save_pretrained(str(tmp_path / str(seed)), create_model_card=False)
-    heads = [
-        CrossEncoder(str(tmp_path / name)).model.classifier.weight.detach() for name in ("0", "1")
-    ]
-    mean = publish.average([tmp_path / "0", tmp_path / "1"]).model.classifier.weight.detach()
-    assert not torch.equal(*heads)
-    torch.testing.assert_close(mean, (heads[0] + heads[1]) / 2)
-
-
 @pytest.mark.slow
 def test_training_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
     """The command itself, on sources of a few paragraphs and two dev questions."""
     for name in read.FILES:
         squad_file(tmp_path, name, [str(n) for n in range(30)])
     (tmp_path / read.NEAR_MISSES).write_text(json.dumps({"data": []}))
-    shares = {"contrast": 1.0}
-    monkeypatch.setitem(command.STAGES, "words", shares)
-    records = read.read_contrast("train")[:3]
-    monkeypatch.setattr(command, "read_contrast", lambda split: records)
-    monkeypatch.setattr(
-        command,
-        "sources",
-        lambda *_: {"contrast": iter(list(make.contrast_lists(records, random.Random(0))) * 9)},
-    )
+    monkeypatch.setitem(command.STAGES, "words", {"contrast": 1.0})
+    records = read_jsonl(read.CONTRAST, "train")[:3]
+    monkeypatch.setattr(command, "read_jsonl", lambda *_: records)
+    lists = list(make.contrast_lists(records, random.Random(0))) * 9
+    monkeypatch.setattr(command, "sources", lambda *_: {"contrast": iter(lists)})
     sample = ("how deep?", ["nine metres", "a band"], [1, 0])
     monkeypatch.setattr(command, "dev_sets", lambda *_: {"one": [sample]})
 

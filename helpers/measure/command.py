@@ -1,0 +1,50 @@
+"""What the commands of this folder share: arguments, errors, and how a result is written."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.profiles import ProfileError
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1, as an argparse `type`."""
+    number = int(text) if text.strip().isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return number
+
+
+@contextmanager
+def one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Let a file or a profile that cannot be used end the command with one line and exit code 1."""
+    try:
+        yield
+    except (ProfileError, ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
+
+
+def write(path: Path | None, result: dict) -> None:
+    """Print `result` as JSON, and write it to `path` if there is one."""
+    text = json.dumps(result, indent=1)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def some_ids(ids: list[str]) -> str:
+    """Return how many there are and the first ten of them."""
+    return f"{len(ids)} ({', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''})"
+
+
+def printable(compared: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `evaluate.compare` to three decimals, its interval as one column."""
+    spans = [f"[{low:+.3f}, {high:+.3f}]" for low, high in compared[["low", "high"]].to_numpy()]
+    table = compared.round(3).drop(columns=["low", "high"])
+    table.insert(table.columns.get_loc("gain") + 1, "95 % interval", spans)
+    return table
