@@ -50,7 +50,8 @@ def per_question(qrels: pd.DataFrame, run: pd.DataFrame) -> pd.DataFrame:
     qrels, run = (table.astype({"query_id": str, "doc_id": str}) for table in (qrels, run))
     for name, table in {"the judgements": qrels, "the run": run}.items():
         ids = table["query_id"] + " " + table["doc_id"]
-        if (wrong := ids[ids.duplicated() | ids.str.contains("\0", regex=False)]).size:
+        twice = table.duplicated(["query_id", "doc_id"])
+        if (wrong := ids[twice | ids.str.contains("\0", regex=False)]).size:
             raise JudgementError(f"{name}: {wrong.iloc[0]!r} comes twice or holds a NUL character")
     if run["score"].isna().any():
         raise JudgementError("a score in the run is NaN")

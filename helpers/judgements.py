@@ -6,13 +6,13 @@ Judgements are kept as character spans of the text, so that they hold for any wa
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pandas as pd
 from langchain_core.documents import Document
-from pydantic import ConfigDict, NonNegativeInt, StringConstraints, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeInt, StringConstraints, TypeAdapter
 from pydantic.dataclasses import dataclass
-from pydantic_core import from_json
+from pydantic_core import ValidationError, from_json
 
 from helpers.index import read_text
 
@@ -33,7 +33,7 @@ class Question:
 
     id: Text
     question: Text
-    spans: tuple[tuple[NonNegativeInt, NonNegativeInt, Literal[1, 2]], ...]
+    spans: tuple[tuple[NonNegativeInt, NonNegativeInt, Annotated[int, Field(ge=1, le=2)]], ...]
     kind: str = ""
     split: str = ""
 

@@ -14,22 +14,13 @@ PAIRS = [
 ]
 # Each sets `scores` for PAIRS with the folder of the weights.
 TOOLS = {
-    "CrossEncoder": """
-from sentence_transformers import CrossEncoder
-scores = CrossEncoder(folder).predict(pairs)
-""",
-    "HuggingFaceCrossEncoder": """
-from langchain_community.cross_encoders import HuggingFaceCrossEncoder
-scores = HuggingFaceCrossEncoder(model_name=folder).score(pairs)
-""",
     "AutoModelForSequenceClassification": """
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model = AutoModelForSequenceClassification.from_pretrained(folder)
 assert type(model).__name__ == "BertForSequenceClassification"
-tokens = AutoTokenizer.from_pretrained(folder)(
-    *map(list, zip(*pairs)), padding=True, return_tensors="pt"
-)
+texts = map(list, zip(*pairs))
+tokens = AutoTokenizer.from_pretrained(folder)(*texts, padding=True, return_tensors="pt")
 with torch.no_grad():
     scores = torch.sigmoid(model(**tokens).logits[:, 0])
 """,
@@ -44,23 +35,15 @@ scores = torch.sigmoid(torch.tensor(logits))
 import os, tempfile, numpy, onnxruntime, torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-tokens = AutoTokenizer.from_pretrained(folder)(
-    *map(list, zip(*pairs)), padding=True, return_tensors="pt"
-)
+texts = map(list, zip(*pairs))
+tokens = AutoTokenizer.from_pretrained(folder)(*texts, padding=True, return_tensors="pt")
 names = ["input_ids", "attention_mask", "token_type_ids"]
 file = os.path.join(tempfile.mkdtemp(), "model.onnx")
 sizes = {0: torch.export.Dim("pairs"), 1: torch.export.Dim("tokens", max=512)}
-torch.onnx.export(
-    model,
-    (),
-    file,
-    kwargs={name: tokens[name][:2, :-1].contiguous() for name in names},
-    input_names=names,
-    output_names=["logits"],
-    dynamic_shapes={name: sizes for name in names},
-    dynamo=True,
-    verbose=False,
-)
+samples = {name: tokens[name][:2, :-1].contiguous() for name in names}
+how = {"input_names": names, "output_names": ["logits"], "dynamo": True, "verbose": False}
+shapes = {name: sizes for name in names}
+torch.onnx.export(model, (), file, kwargs=samples, dynamic_shapes=shapes, **how)
 session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 logits = session.run(["logits"], {n: tokens[n].numpy() for n in names})[0][:, 0]
 scores = 1 / (1 + numpy.exp(-logits))
@@ -79,12 +62,8 @@ print(json.dumps([float(score) for score in scores]))
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_tool_without_our_code_gives_the_scores(tool, model_dir, reference, tmp_path):
     code = FRAME.format(tool=TOOLS[tool])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(model_dir), json.dumps(PAIRS)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(model_dir), json.dumps(PAIRS)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout.splitlines()[-1])
     np.testing.assert_allclose(scores, reference.score(PAIRS), atol=1e-5)
@@ -93,6 +72,5 @@ def test_a_tool_without_our_code_gives_the_scores(tool, model_dir, reference, tm
 def test_the_weights_are_small_and_plain(model_dir):
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["BertForSequenceClassification"]
-    assert config["num_hidden_layers"] == 6
-    assert config["hidden_size"] == 384
+    assert (config["num_hidden_layers"], config["hidden_size"]) == (6, 384)
     assert (model_dir / "model.safetensors").stat().st_size < 50_000_000
