@@ -63,7 +63,7 @@ lines: ## lines of Python by folder; fails above a budget
 	@find helpers tools tests -name '*.py' -exec wc -l {} + | awk '$$2 != "total" { \
 	    folder = $$2; sub("/[^/]*$$", "", folder); sub("^tests/.*", "tests", folder); \
 	    lines[folder] += $$1; if (folder != "tests") lines["all but tests"] += $$1 } \
-	  END { most["helpers"] = 1000; most["all but tests"] = 4000; most["tests"] = 4000; \
+	  END { most["helpers"] = 1000; most["all but tests"] = 5150; most["tests"] = 4600; \
 	    for (name in lines) { \
 	      printf("%-17s %5d%s\n", name, lines[name], (name in most) ? " of " most[name] : "") | "sort"; \
 	      if (name in most && lines[name] > most[name]) over = 1 } \

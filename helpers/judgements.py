@@ -10,13 +10,20 @@ from typing import Annotated, Any
 
 import pandas as pd
 from langchain_core.documents import Document
-from pydantic import ConfigDict, Field, NonNegativeInt, StringConstraints, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic_core import ValidationError, from_json
 
 from helpers.index import read_text
 
-Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+
+def _said(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("expected words, without NUL characters")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_said)]
 
 
 class JudgementError(ValueError):
@@ -55,11 +62,13 @@ def read_jsonl(
                 raise ValueError(f"expected a JSON object, got {line.strip()[:60]}")
             rows.append(parse(line))
         except ValueError as error:
-            fault: object = error
+            fault = f"{error}"
+            if "hex escape" in fault:
+                fault += ": a lone surrogate is no character"
             if isinstance(error, ValidationError):  # the first of its many lines
                 first = error.errors(include_url=False)[0]
                 where, got = ".".join(map(str, first["loc"])), repr(first["input"])[:60]
-                fault = f"{where}: {first['msg']}, got {got}"
+                fault = f"{where}: {first['msg'].removeprefix('Value error, ')}, got {got}"
             raise JudgementError(f"{path}, line {number}: {fault}") from error
     return [row for row in rows if split is None or row.get("split") == split]
 
