@@ -76,11 +76,11 @@ bench: setup-scale ## every way of scoring and every kind of index, beside the m
 	$(BIN)/python -m helpers.scale.bench
 
 results: setup ## measure anew what data/results holds, but for bench's part (DATA=folder with speeches/ and scifact/)
+	{ git describe --always --dirty --exclude '*'; sha256sum data/reranker/model.safetensors; nproc; uname -m; $(BIN)/pip freeze | grep -E '^(torch|transformers|sentence-transformers|faiss-cpu|langchain-core)=='; } > data/results/made_on.txt
 	$(BIN)/python -m helpers.measure.quality --split dev > data/results/address_dev.txt
 	$(BIN)/python -m helpers.measure.quality --split test > data/results/address_test.txt
 	$(BIN)/python -m helpers.measure.sweep
 	$(if $(DATA),$(BIN)/python -m helpers.measure.quality --corpus "$$DATA/speeches/state_of_the_union_2022.txt" --questions data/judgements_state_of_the_union_2022.jsonl > data/results/state_of_the_union_2022.txt)
-	{ git describe --always --dirty --exclude '*'; sha256sum data/reranker/model.safetensors; nproc; uname -m; $(BIN)/pip freeze | grep -E '^(torch|transformers|sentence-transformers|faiss-cpu|langchain-core)=='; } > data/results/made_on.txt
 	$(BIN)/python -m helpers.measure.reading $(if $(DATA),--data "$$DATA")
 	$(if $(DATA),$(BIN)/python -m helpers.measure.beir "$$DATA/scifact" -k 20 --precision auto --out data/results/scifact.json)
 
