@@ -20,20 +20,22 @@ try:
 except ImportError:  # the container has no LangChain
     BaseCrossEncoder = object
 
-# oneDNN keeps compiled code for each shape that it met, and nearly every batch has its own.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")  # or it keeps code for each shape
 SURROGATE = re.compile("[\ud800-\udfff]")
 FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo: x86, x86, Arm
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def instructions() -> set[str]:
+    """Return the words of /proc/cpuinfo, what the processor computes natively among them."""
+    return set(info.read_text().split()) if (info := Path("/proc/cpuinfo")).exists() else set()
 
 
 def auto_precision(device: str) -> str:
     """Name the precision that `auto` is: 16 bits where `device` computes them natively."""
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
-    cpuinfo = Path("/proc/cpuinfo")
-    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return "bf16" if device == "cpu" and words & FAST_BF16 else "fp32"
+    return "bf16" if device == "cpu" and instructions() & FAST_BF16 else "fp32"
 
 
 def choose_dtype(precision: str, device: str = "cpu", name: str = "precision") -> torch.dtype:
@@ -44,9 +46,9 @@ def choose_dtype(precision: str, device: str = "cpu", name: str = "precision") -
 
 
 def as_onednn(module: torch.nn.Module) -> torch.nn.Module:
-    """Let oneDNN multiply fp32 matrices: it uses the whole width of any maker's processor."""
+    """Let oneDNN multiply, where there is AVX-512; with AVX2 alone torch itself is faster."""
     usable = mkldnn and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    return mkldnn.to_mkldnn(module) if usable else module
+    return mkldnn.to_mkldnn(module) if usable and "avx512f" in instructions() else module
 
 
 def bounded_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -73,12 +75,10 @@ class LocalCrossEncoder(BaseCrossEncoder):
     """LangChain's `HuggingFaceCrossEncoder` in less time, for any place that takes one.
 
     It is sentence-transformers' own `predict`, with the template, prompt and lengths that a model
-    was saved with, in bounded batches. Threads may share it; pickled, it is loaded anew.
-
-    `folder` holds safetensors weights. `precision` is `fp32`, `bf16`, `fp16` or `auto`: 16 bits
-    where the hardware has them. `batch_tokens`, padding included, are computed at once (by default
-    2,048 on a processor, for its caches, and 65,536 on a GPU). What of a pair is longer than
-    `max_length` tokens (by default the model's own) is cut. ValueErrors say what cannot be.
+    was saved with, in bounded batches. Threads may share it; pickled, it is loaded anew. `folder`
+    holds safetensors weights; `precision` is `fp32`, `bf16`, `fp16` or `auto`: 16 bits where the
+    hardware has them. `batch_tokens`, padding included, are computed at once (by default 2,048 on
+    a processor, 65,536 on a GPU). Pairs are cut to `max_length` tokens, by default the model's own.
     """
 
     def __init__(self, folder, *, precision="fp32", batch_tokens=None, max_length=None):

@@ -236,7 +236,10 @@ def test_16_bits_score_nearly_the_same(model_dir, local, precision):
 def test_without_onednn_the_scores_are_the_same(folder, tiny, gone, monkeypatch):
     layer = lambda: type(score.as_onednn(torch.nn.Linear(2, 2)))  # noqa: E731
     if torch.backends.mkldnn.is_available():
-        assert layer() is not torch.nn.Linear
+        for words, used in ({"avx2"}, False), ({"avx2", "avx512f"}, True):
+            monkeypatch.setattr(score, "instructions", lambda words=words: words)
+            assert (layer() is not torch.nn.Linear) == used
+        close(LocalCrossEncoder(folder).score(PAIRS), tiny.score(PAIRS))
     if gone:
         monkeypatch.setattr(score, "mkldnn", None)
     with torch.backends.mkldnn.flags(enabled=gone):
