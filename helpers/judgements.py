@@ -46,7 +46,7 @@ class Question:
 
 
 def read_jsonl(
-    path: str | Path, split: str | None = None, parse: Callable[[str], Any] = from_json
+    path: str | Path, split: str | None = None, parse: Callable[[str], Any] | None = None
 ) -> list[Any]:
     """Read a UTF-8 file of JSON objects, one a line; with `split`, those of that split alone.
 
@@ -58,9 +58,9 @@ def read_jsonl(
         if not line.strip():
             continue
         try:
-            if not isinstance(from_json(line), dict):
+            if not isinstance(row := from_json(line), dict):
                 raise ValueError(f"expected a JSON object, got {line.strip()[:60]}")
-            rows.append(parse(line))
+            rows.append(parse(line) if parse else row)
         except ValueError as error:
             fault = f"{error}"
             if "hex escape" in fault:

@@ -22,9 +22,9 @@ with contextlib.suppress(ImportError):
     content_types.UTF8_TYPES.clear()
 
 if Path(__file__).with_name("score.py").exists():  # in the archive
-    from score import LocalCrossEncoder, choose_dtype
+    from score import SURROGATE, LocalCrossEncoder, choose_dtype
 else:
-    from helpers.score import LocalCrossEncoder, choose_dtype
+    from helpers.score import SURROGATE, LocalCrossEncoder, choose_dtype
 
 JSON = "application/json"
 PAIR_KEYS = ("text_pairs", "pairs")  # LangChain's name, and the LangChain page's own
@@ -111,7 +111,7 @@ def check_pair(pair: object, position: int) -> tuple[str, str]:
             raise RequestError(
                 400, f"the {part} must be a string, not {KINDS[type(text)]}.", position
             )
-        if found := re.search("[\ud800-\udfff]", text):
+        if found := SURROGATE.search(text):
             where = f"the {part} has a lone surrogate at character {found.start()}"
             raise RequestError(400, f"{where}, which is no text.", position)
     return pair[0], pair[1]

@@ -16,6 +16,7 @@ import pandas as pd
 from langchain_huggingface import HuggingFaceEmbeddings
 from tqdm.auto import tqdm
 
+from helpers.index import read_text
 from helpers.profiles import load_profile
 from helpers.scale.kept import effort_parameter, fill_index, kept_index
 from helpers.scale.machine import median_seconds
@@ -33,7 +34,7 @@ KINDS = ("Flat", "HNSW32", "IVF{cells},PQ48np", "IVF{cells},Flat")
 
 def make_text(chunks: int) -> str:
     """Return `chunks` paragraphs, each too long to share a chunk with its neighbour."""
-    words = load_profile("embedded").corpus.read_text(encoding="utf-8").split()
+    words = read_text(load_profile("embedded").corpus).split()
     draw = random.Random(0)
     paragraphs = []
     while len(paragraphs) < chunks:

@@ -5,7 +5,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from helpers.index import build_index
+from helpers.index import build_index, read_text
 from helpers.judgements import read_jsonl
 from helpers.profiles import DATA, load_profile
 
@@ -65,7 +65,7 @@ def mixed_pairs(count: int = 100, shortest: int = 10, longest: int = 512) -> Pai
 
     profile = load_profile()
     tokenizer = AutoTokenizer.from_pretrained(profile.reranker_model)
-    words = sorted(set(re.findall("[a-z]+", profile.corpus.read_text(encoding="utf-8").lower())))
+    words = sorted(set(re.findall("[a-z]+", read_text(profile.corpus).lower())))
     words = [word for word in words if len(tokenizer.tokenize(word)) == 1]
     draw = random.Random(0)
     query = "what will be built"
