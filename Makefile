@@ -63,7 +63,7 @@ lines: ## lines of Python by folder; fails above a budget
 	@find helpers tools tests -name '*.py' -exec wc -l {} + | awk '$$2 != "total" { \
 	    folder = $$2; sub("/[^/]*$$", "", folder); sub("^tests/.*", "tests", folder); \
 	    lines[folder] += $$1; if (folder != "tests") lines["all but tests"] += $$1 } \
-	  END { most["helpers"] = 1000; most["all but tests"] = 5150; most["tests"] = 4600; \
+	  END { most["helpers"] = 1300; most["all but tests"] = 6150; most["tests"] = 5850; \
 	    for (name in lines) { \
 	      printf("%-17s %5d%s\n", name, lines[name], (name in most) ? " of " most[name] : "") | "sort"; \
 	      if (name in most && lines[name] > most[name]) over = 1 } \
@@ -81,12 +81,13 @@ results: setup ## measure anew what data/results holds, but for bench's part (DA
 	$(BIN)/python -m helpers.measure.quality --split test > data/results/address_test.txt
 	$(BIN)/python -m helpers.measure.sweep
 	$(if $(DATA),$(BIN)/python -m helpers.measure.quality --corpus "$$DATA/speeches/state_of_the_union_2022.txt" --questions data/judgements_state_of_the_union_2022.jsonl > data/results/state_of_the_union_2022.txt)
+	$(if $(DATA),$(BIN)/python -m helpers.measure.windows "$$DATA/qa/squad_dev_v1.1.json" --out data/results/windows.json)
 	$(BIN)/python -m helpers.measure.reading $(if $(DATA),--data "$$DATA")
 	$(if $(DATA),$(BIN)/python -m helpers.measure.beir "$$DATA/scifact" -k 20 --precision auto --out data/results/scifact.json)
 
-hub: setup ## the original models from the Hugging Face hub, and whether the page's answer holds
+hub: setup ## the models of LangChain's page from the Hugging Face hub, and whether its answer of 2024 holds
 	$(BIN)/python tools/hub_answer.py
-	RERANKER_PROFILE=hub $(MAKE) run
+	RERANKER_PROFILE=page $(MAKE) run
 
 outputs: setup-scale ## execute every notebook and commit-ready outputs into notebooks/
 	$(BIN)/python tools/execute.py $(ALL)

@@ -1,7 +1,11 @@
 """A reranking pipeline, one file a step, in the order that the data takes.
 
+hub         a model's name -> its folder, from the Hugging Face hub if need be
 profiles    which corpus and which models
 index       text -> chunks -> vectors -> FAISS index -> candidates
+hardware    which device, and in which precision
+load        a folder -> a cross-encoder that may score
+fit         pairs of any length -> what the model reads of them
 score       (query, passage) pairs -> scores
 rerank      candidates and scores -> ranked documents
 display     ranked documents -> text, a table, a plot

@@ -12,7 +12,7 @@ def main() -> None:
     """Print the passages that vector search finds and the ones the cross-encoder puts on top."""
     parser = argparse.ArgumentParser(prog="python -m helpers", description=main.__doc__)
     parser.add_argument("question", nargs="?", default=QUESTION)
-    parser.add_argument("--profile", help="embedded (the default) or hub")
+    parser.add_argument("--profile", help="embedded (the default), page or multilingual")
     parser.add_argument("-k", type=int, default=20, help="candidates from vector search")
     parser.add_argument("--top-n", type=int, default=3, help="passages to show")
     parser.add_argument("--plot", type=Path, help="also draw the rank changes (.svg, .png, .pdf)")
@@ -36,12 +36,16 @@ def main() -> None:
 
     try:
         profile = load_profile(chosen.profile)
-    except ProfileError as error:
+        model = LocalCrossEncoder(profile.reranker_model)
+    except (ProfileError, ValueError) as error:  # or a model that gives no score
         parser.exit(1, f"{error}\n")
-    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model)
-    store = build_index(profile.corpus, embeddings, distance_strategy=profile.distance_strategy)
-    docs = SimilarityRetriever(store=store, k=chosen.k).invoke(chosen.question)
-    model = LocalCrossEncoder(profile.reranker_model)
+    settings, distance = profile.embedding_settings, profile.distance_strategy
+    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model, **settings)
+    store = build_index(profile.corpus, embeddings, distance_strategy=distance)
+    retriever = store.as_retriever(search_kwargs={"k": chosen.k})
+    if distance == "MAX_INNER_PRODUCT":
+        retriever = SimilarityRetriever(store=store, k=chosen.k)
+    docs = retriever.invoke(chosen.question)
     reranker = ScoringReranker(model=model, base_weight=profile.base_weight)
     reranked = reranker.compress_documents(docs, chosen.question)
     if chosen.plot:

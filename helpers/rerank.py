@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.prompts import PromptTemplate, format_document
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from scipy.special import expit, logit
@@ -20,11 +21,14 @@ class ScoringReranker(BaseDocumentCompressor):
 
     The documents that come back are copies, best first, with `metadata["relevance_score"]` (the
     cross-encoder's score, a float) and `metadata["base_rank"]` (the rank in the input, from 1).
-    Documents of equal score keep their order.
+    Documents of equal score keep their order. Of those that read alike the first stands for all,
+    with the ranks of the others as `metadata["duplicates"]`.
 
     Attributes:
-        model: Any LangChain cross-encoder.
+        model: A LangChain cross-encoder, in this process or behind an endpoint.
         top_n: How many documents to return at most; None returns all.
+        template: What the model reads of a document: with `"{title}: {page_content}"`, say, its
+            `metadata["title"]` in front.
         base_weight: How much the first stage's `metadata["similarity"]` counts beside the score
             (`helpers.index.SimilarityRetriever` puts it there). What of it is above the candidates'
             mean, times this, is added to the score's log-odds; the sum, as a chance again, is the
@@ -36,6 +40,7 @@ class ScoringReranker(BaseDocumentCompressor):
 
     model: BaseCrossEncoder
     top_n: PositiveInt | None = None
+    template: str = "{page_content}"
     base_weight: NonNegativeFloat = 0.0
     score_threshold: float | None = None
 
@@ -47,10 +52,10 @@ class ScoringReranker(BaseDocumentCompressor):
         """Score every document against `query` and return the best.
 
         Raises:
-            ValueError: The model returned another number of scores than it was given pairs, or a
-                score that is not a number.
+            ValueError: A document lacks what the template names, or the model returned another
+                number of scores than it was given pairs, or a score that is not a number.
         """
-        pairs = [(query, document.page_content) for document in documents]
+        documents, pairs = self._pairs(documents, query)
         scores = self._scorer().invoke(pairs, {"callbacks": callbacks}) if pairs else []
         return self._ranked(documents, scores)
 
@@ -58,9 +63,23 @@ class ScoringReranker(BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Do what `compress_documents` does, the scoring in a thread of its own."""
-        pairs = [(query, document.page_content) for document in documents]
+        documents, pairs = self._pairs(documents, query)
         scores = await self._scorer().ainvoke(pairs, {"callbacks": callbacks}) if pairs else []
         return self._ranked(documents, scores)
+
+    def _pairs(self, documents: Sequence[Document], query: str) -> tuple[list[Document], list]:
+        """Pair the query with what is to be read of each document, each text once."""
+        template, ranks = PromptTemplate.from_template(self.template), {}
+        for rank, document in enumerate(documents, start=1):
+            plain = self.template == "{page_content}"
+            text = document.page_content if plain else format_document(document, template)
+            ranks.setdefault(text, []).append(rank)
+        kept = []
+        for first, *others in ranks.values():
+            metadata = documents[first - 1].metadata | {"base_rank": first}
+            metadata |= {"duplicates": others} if others else {}
+            kept.append(documents[first - 1].model_copy(update={"metadata": metadata}))
+        return kept, [(query, text) for text in ranks]
 
     def _scorer(self) -> Runnable:
         # As a runnable, the scoring is a step of its own in a trace, and callbacks see it.
@@ -76,9 +95,9 @@ class ScoringReranker(BaseDocumentCompressor):
             )
         if nan := [rank for rank, score in enumerate(scores, start=1) if math.isnan(score)]:
             raise ValueError(f"{name} returned NaN for the document of rank {nan[0]}, no order")
-        more = [{"base_rank": rank} for rank in range(1, len(documents) + 1)]
+        more: list[dict] = [{} for _ in scores]
         if self.base_weight:
-            more = [m | {"cross_encoder_score": s} for m, s in zip(more, scores, strict=True)]
+            more = [{"cross_encoder_score": score} for score in scores]
             scores = self._with_similarity(documents, scores)
         ranked = [
             document.model_copy(

@@ -15,8 +15,9 @@ from helpers.profiles import verify_files
 
 ROOT = Path(__file__).resolve().parents[1]
 # Each file of the root, in the order of the data, with those that it may import.
-ROOMS = {"__init__": {}, "profiles": {}, "index": {}, "score": {}, "rerank": {}, "display": {}}
-ROOMS |= {"judgements": {"index"}, "evaluate": {"judgements"}}
+ROOMS = {"__init__": {}, "hub": {}, "profiles": {"hub"}, "index": {}, "hardware": {}}
+ROOMS |= {"load": {"hub", "hardware"}, "fit": {}, "score": {"hardware", "load", "fit"}}
+ROOMS |= {"rerank": {}, "display": {}, "judgements": {"index"}, "evaluate": {"judgements"}}
 ROOMS["__main__"] = set(ROOMS)
 FOLDERS = {"endpoint", "measure", "scale", "training"}
 # Where LangChain's sunset package may be: its FAISS, and its cross-encoder in the benchmark.
@@ -69,7 +70,7 @@ def test_what_is_going_away_stays_in_its_place():
     found = {n for n, used in IMPORTED.items() if "langchain_community" in " ".join(used)}
     assert {name for name in found if name.startswith("helpers/")} <= COMMUNITY
     ours = [n for n, s in SOURCES.items() if re.search(r"torch\.utils(\.| import )mkldnn", s)]
-    assert [name for name in ours if not name.startswith("tests/")] == ["helpers/score.py"]
+    assert [name for name in ours if not name.startswith("tests/")] == ["helpers/hardware.py"]
 
 
 def test_importing_helpers_is_quick_and_completes():

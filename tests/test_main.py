@@ -35,14 +35,43 @@ def test_a_wrong_argument_is_named_before_any_model_is_loaded(arguments, said, m
     assert shown.err.startswith("usage:") and shown.out == ""
 
 
-def test_an_unknown_profile_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["helpers", "plan", "--profile", "hubb"])
+def fails(arguments, monkeypatch, capsys):
+    """Run the command, and return the one line in which it says why it cannot go on."""
+    monkeypatch.setattr(sys, "argv", ["helpers", "plan", *arguments])
     with pytest.raises(SystemExit) as ended:
         command.main()
-    assert ended.value.code == 1
     shown = capsys.readouterr()
-    assert shown.err.startswith("unknown profile 'hubb'") and shown.err.count("\n") == 1
-    assert shown.out == ""
+    assert ended.value.code == 1 and shown.out == ""
+    return shown.err.splitlines()[-1]
+
+
+def test_an_unknown_profile_is_one_line(monkeypatch, capsys):
+    said = fails(["--profile", "hubb"], monkeypatch, capsys)
+    assert said.startswith("unknown profile 'hubb'")
+
+
+def test_a_model_that_cannot_rerank_is_one_line(tiny_bert, monkeypatch, capsys):
+    for model, said in (
+        ("none", "none is no folder"),
+        (tiny_bert(num_labels=3), "3 labels and no"),
+    ):
+        monkeypatch.setenv("RERANKER_MODEL", str(model))
+        assert said in fails([], monkeypatch, capsys)
+
+
+def test_models_of_yours_answer_by_the_distance_they_were_trained_for(
+    tiny_bert, tmp_path, monkeypatch, capsys
+):
+    from sentence_transformers import SentenceTransformer
+    from transformers import BertModel
+
+    embedding = SentenceTransformer(str(tiny_bert(BertModel)), similarity_fn_name="euclidean")
+    embedding.save(str(tmp_path))
+    monkeypatch.setenv("EMBEDDING_MODEL", str(tmp_path))
+    monkeypatch.setenv("RERANKER_MODEL", str(tiny_bert()))
+    monkeypatch.setattr(sys, "argv", ["helpers", "plan", "-k", "4", "--top-n", "1"])
+    command.main()
+    assert "The cross-encoder reads all 4 and puts these first:" in capsys.readouterr().out
 
 
 @pytest.mark.slow

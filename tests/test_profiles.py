@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from langchain_community.vectorstores.utils import DistanceStrategy
+from langchain_huggingface import HuggingFaceEmbeddings
 from sentence_transformers import SentenceTransformer
 
 import helpers.profiles as profiles
@@ -19,12 +20,14 @@ from helpers.score import LocalCrossEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEECH = b"Tonight I have a plan for the economy.\n\nIt is to cut prices.\n"
-HUB = {"HUB_EMBEDDING": "embedding_model", "HUB_RERANKER": "reranker_model"}
+VARIABLES = ("RERANKER_PROFILE", "EMBEDDING_MODEL", "RERANKER_MODEL")
+ON_HUB = [*profiles.MODELS["page"], *profiles.MODELS["multilingual"]]
 
 
 @pytest.fixture(autouse=True)
-def no_profile_named(monkeypatch):
-    monkeypatch.delenv("RERANKER_PROFILE", raising=False)
+def nothing_named(monkeypatch):
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
 
 
 def flip(path, position):
@@ -50,7 +53,7 @@ def test_embedded_is_the_default():
     assert profile.judgements == ROOT / "data" / "judgements.jsonl"
     assert profile.reranker_model == str(ROOT / "data" / "reranker")
     assert (Path(profile.embedding_model) / "modules.json").is_file()
-    assert profile.base_weight > 0
+    assert profile.base_weight > 0 and profile.embedding_settings == {}
     assert profile.distance_strategy == "MAX_INNER_PRODUCT" == DistanceStrategy.MAX_INNER_PRODUCT
 
 
@@ -62,15 +65,15 @@ def test_loading_a_profile_imports_no_model_and_nothing_that_is_going_away():
     assert done == "[]\n"
 
 
-def test_the_environment_names_the_profile_and_an_argument_goes_before_it(monkeypatch):
-    monkeypatch.setattr(profiles, "_LOADERS", {n: lambda n=n: n for n in ("embedded", "hub")})
-    for variable, expected in (("hub", "hub"), ("", "embedded")):
+def test_the_environment_names_the_profile_and_an_argument_goes_before_it(hub_cache, monkeypatch):
+    for variable, expected in (("multilingual", "multilingual"), ("", "embedded")):
         monkeypatch.setenv("RERANKER_PROFILE", variable)
-        assert (load_profile(), load_profile("embedded")) == (expected, "embedded")
+        assert (load_profile().name, load_profile("embedded").name) == (expected, "embedded")
     for name in ("hubb", "Embedded", "embedded ", "/etc/passwd"):
         monkeypatch.setenv("RERANKER_PROFILE", name)
         for argument in (name, None):
-            with pytest.raises(ProfileError, match=f"unknown profile '{name}'.*'embedded', 'hub'"):
+            said = f"unknown profile '{name}'.*'embedded', 'page', 'multilingual', 'hub'"
+            with pytest.raises(ProfileError, match=said):
                 load_profile(argument)
 
 
@@ -88,13 +91,18 @@ def test_another_embedding_or_none_is_refused(tmp_path, monkeypatch):
         load_profile("embedded")
 
 
+@pytest.fixture(scope="module")
+def embedding():
+    return profiles.find_embedding()
+
+
 @pytest.fixture
-def data(tmp_path, monkeypatch):
+def data(tmp_path, embedding, monkeypatch):
     """A copy of `data/` that the profile is loaded from."""
     shutil.copytree(ROOT / "data" / "reranker", tmp_path / "data" / "reranker")
     shutil.copy(ROOT / "data" / "address.txt", tmp_path / "data")
     monkeypatch.setattr(profiles, "DATA", tmp_path / "data")
-    monkeypatch.setattr(profiles, "find_embedding", lambda: Path("checked above"))
+    monkeypatch.setattr(profiles, "find_embedding", lambda: embedding)  # checked above
     return tmp_path / "data"
 
 
@@ -139,29 +147,79 @@ def test_a_record_that_fits_is_returned_and_a_damaged_one_refused(tmp_path):
             verify_files(tmp_path, "mine.json")
 
 
-# The profile `hub`, from a cache that this test lays out
+# Models that are named in the environment
 
 
-def home(cache, which):
-    return cache / f"models--{getattr(profiles, which)[0].replace('/', '--')}"
+def test_other_models_take_the_place_of_a_profiles_own(tiny_bert, embedding, monkeypatch):
+    own, folder = load_profile(), str(tiny_bert())
+    monkeypatch.setenv("RERANKER_MODEL", folder)
+    named = load_profile()
+    assert (named.reranker_model, named.embedding_model) == (folder, own.embedding_model)
+    assert (named.name, named.corpus, named.base_weight) == ("embedded", own.corpus, 0)
+    monkeypatch.setenv("EMBEDDING_MODEL", folder)
+    monkeypatch.setattr(profiles, "find_embedding", lambda: pytest.fail("not wanted"))
+    assert load_profile().embedding_settings["encode_kwargs"] == {"normalize_embeddings": True}
+    monkeypatch.setenv("RERANKER_MODEL", "")
+    named = load_profile()
+    assert (named.reranker_model, named.base_weight) == (own.reranker_model, 0)
 
 
-def commit(which):
-    revision = getattr(profiles, which)[1]
-    return revision if re.fullmatch("[0-9a-f]{40}", revision) else "0" * 39 + "1"
+def test_a_name_of_the_hub_may_name_its_revision(hub_cache, monkeypatch):
+    for model in (profiles.MODELS["multilingual"][1], "BAAI/bge-reranker-v2-m3"):
+        monkeypatch.setenv("RERANKER_MODEL", model)
+        assert load_profile().reranker_model == str(snapshot(hub_cache, ON_HUB[3]))
+    monkeypatch.setenv("RERANKER_MODEL", "BAAI/bge-reranker-v2-m3@v9")
+    with pytest.raises(ProfileError, match="bge-reranker-v2-m3 at revision v9 is no folder here"):
+        load_profile()
+
+
+def test_a_folder_may_hold_an_at_sign(tiny_bert, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_bert(), tmp_path / "mine@home")
+    monkeypatch.setenv("RERANKER_MODEL", str(folder))
+    assert load_profile().reranker_model == str(folder)
+
+
+@pytest.mark.parametrize("variable", VARIABLES[1:])
+def test_a_model_that_is_none_is_named_with_a_way_out(variable, monkeypatch):
+    monkeypatch.setenv(variable, "none")
+    with pytest.raises(ProfileError, match=f"none is no folder.*without .*{variable}"):
+        load_profile()
+
+
+def test_a_distance_that_no_index_here_has_is_refused(tiny_bert, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_bert(), tmp_path / "embedding")
+    config = folder / "config_sentence_transformers.json"
+    monkeypatch.setenv("EMBEDDING_MODEL", str(folder))
+    config.write_text('{"similarity_fn_name": "euclidean"}')
+    assert load_profile().distance_strategy == DistanceStrategy.EUCLIDEAN_DISTANCE
+    config.write_text('{"similarity_fn_name": "manhattan"}')
+    with pytest.raises(ProfileError, match="distance 'manhattan': expected one for cosine"):
+        load_profile()
+
+
+# The profiles `page` and `multilingual`, from a cache that this test lays out
+
+
+def snapshot(cache, model):
+    name, _, revision = model.partition("@")
+    return cache / f"models--{name.replace('/', '--')}" / "snapshots" / revision
 
 
 @pytest.fixture(scope="module")
 def tiny_models(tiny_bert, tmp_path_factory):
-    """A Hugging Face cache with the hub profile's two names, and tiny random models behind them."""
+    """A Hugging Face cache with the names of both profiles, and tiny random models behind them."""
     from transformers import BertModel
 
-    cache, embedding = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("embedding")
-    SentenceTransformer(str(tiny_bert(BertModel))).save(str(embedding))
-    for which, folder in {"HUB_EMBEDDING": embedding, "HUB_RERANKER": tiny_bert()}.items():
-        shutil.copytree(folder, home(cache, which) / "snapshots" / commit(which))
-        (home(cache, which) / "refs").mkdir()
-        (home(cache, which) / "refs" / "main").write_text(commit(which))
+    cache = tmp_path_factory.mktemp("hub")
+    for number, distance in enumerate(("dot", None, "cosine", None)):
+        folder = snapshot(cache, ON_HUB[number])
+        if distance:
+            bert = str(tiny_bert(BertModel))
+            SentenceTransformer(bert, similarity_fn_name=distance).save(str(folder))
+        else:
+            shutil.copytree(tiny_bert(), folder)
+        (folder.parents[1] / "refs").mkdir()
+        (folder.parents[1] / "refs" / "main").write_text(folder.name)
     return cache
 
 
@@ -200,42 +258,60 @@ def speech(tmp_path, monkeypatch, network):
     path.parent.mkdir()
     path.write_bytes(SPEECH)
     monkeypatch.setenv("RERANKER_CACHE", str(path.parent))
-    monkeypatch.setattr(profiles, "HUB_CORPUS_SHA256", hashlib.sha256(SPEECH).hexdigest())
+    monkeypatch.setattr(profiles, "SPEECH_SHA256", hashlib.sha256(SPEECH).hexdigest())
     return path
 
 
-def test_what_hub_names_is_langchains_and_pinned():
-    assert profiles.HUB_EMBEDDING[0] == "sentence-transformers/msmarco-distilbert-dot-v5"
-    assert profiles.HUB_RERANKER[0] == "BAAI/bge-reranker-base"
-    assert re.fullmatch("[0-9a-f]{40}", profiles.HUB_RERANKER[1])
-    assert re.search("/[0-9a-f]{40}/", profiles.HUB_CORPUS_URL)
-    assert re.fullmatch("[0-9a-f]{64}", profiles.HUB_CORPUS_SHA256)
+def test_what_is_on_the_hub_is_pinned():
+    page = [model.partition("@")[0] for model in profiles.MODELS["page"]]
+    assert page == ["sentence-transformers/msmarco-distilbert-dot-v5", "BAAI/bge-reranker-base"]
+    assert all(re.fullmatch(r"[\w-]+/[\w.-]+@[0-9a-f]{40}", model) for model in ON_HUB)
+    assert re.search("/[0-9a-f]{40}/", profiles.SPEECH_URL)
+    assert re.fullmatch("[0-9a-f]{64}", profiles.SPEECH_SHA256)
 
 
-def test_hub_is_loaded_from_the_caches_without_a_network(hub_cache, speech, network):
-    profile = load_profile("hub")
-    assert (profile.name, profile.corpus, profile.base_weight) == ("hub", speech, 0)
+def test_page_is_loaded_from_the_caches_without_a_network(hub_cache, speech, network):
+    profile = load_profile("page")
+    assert profile == load_profile("hub")
+    assert (profile.name, profile.corpus, profile.base_weight) == ("page", speech, 0)
+    assert (profile.distance_strategy, profile.embedding_settings) == ("MAX_INNER_PRODUCT", {})
     assert profile.judgements.is_file()
     assert network.asked == []
-    for which, name in HUB.items():
-        assert Path(getattr(profile, name)) == home(hub_cache, which) / "snapshots" / commit(which)
-    model = SentenceTransformer(profile.embedding_model), LocalCrossEncoder(profile.reranker_model)
-    assert model[0].encode("plan").shape == (32,) and len(model[1].score([("plan?", "plan")])) == 1
+    models = profile.embedding_model, profile.reranker_model
+    assert models == tuple(str(snapshot(hub_cache, model)) for model in ON_HUB[:2])
+    assert len(LocalCrossEncoder(models[1]).score([("plan?", "plan")])) == 1
 
 
-@pytest.mark.parametrize("which", HUB)
+def test_multilingual_reads_the_address_with_the_prompts_of_its_embedding(hub_cache):
+    profile, own = load_profile("multilingual"), load_profile("embedded")
+    assert (profile.corpus, profile.judgements) == (own.corpus, own.judgements)
+    assert profile.base_weight == 0 and profile.distance_strategy == "MAX_INNER_PRODUCT"
+    assert profile.reranker_model == str(snapshot(hub_cache, ON_HUB[3]))
+    settings = profile.embedding_settings
+    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model, **settings)
+    model = SentenceTransformer(profile.embedding_model)
+    wanted = model.encode(["query: plan", "passage: plan"], normalize_embeddings=True).tolist()
+    assert embeddings.embed_query("plan") == pytest.approx(wanted[0], abs=1e-5)
+    assert embeddings.embed_documents(["plan"])[0] == pytest.approx(wanted[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("gone", ["all", "model.safetensors", "config.json", "the revision"])
-def test_a_model_that_is_not_there_whole_is_named(hub_cache, speech, which, gone, monkeypatch):
+def test_a_model_that_is_not_there_whole_is_named(hub_cache, speech, which, gone):
+    folder = snapshot(hub_cache, ON_HUB[which])
     if gone == "the revision":  # another one does not stand in
-        monkeypatch.setattr(profiles, which, (getattr(profiles, which)[0], "a" * 40))
+        folder.rename(folder.with_name("a" * 40))
     elif gone == "all":
-        shutil.rmtree(home(hub_cache, which))
+        shutil.rmtree(folder.parents[1])
+    elif gone == "config.json":
+        for name in ("config.json", "modules.json"):
+            (folder / name).unlink(missing_ok=True)
     else:
-        (home(hub_cache, which) / "snapshots" / commit(which) / gone).unlink()
-    repository, revision = getattr(profiles, which)
-    said = f"{repository} at revision {revision} from the hub: .*`embedded` never does"
+        (folder / gone).unlink()
+    repository, revision = ON_HUB[which].split("@")
+    said = f"{repository} at revision {revision} is .*`embedded`, without .*needs no network"
     with pytest.raises(ProfileError, match=re.compile(said, re.DOTALL)):
-        load_profile("hub")
+        load_profile("page")
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: flip(path, 9)])
@@ -243,11 +319,11 @@ def test_a_missing_or_changed_speech_is_downloaded_once(hub_cache, speech, netwo
     damage(speech)
     for answer, said in ((network.answer, "no route"), (SPEECH + b"more", "the known hash")):
         network.answer = answer
-        said = f"{re.escape(profiles.HUB_CORPUS_URL)}: .*{said}.*`embedded` never does"
+        said = f"{re.escape(profiles.SPEECH_URL)}: .*{said}.*`embedded`, without .*no network"
         with pytest.raises(ProfileError, match=said):
-            load_profile("hub")
+            load_profile("page")
     network.answer = SPEECH
     network.asked.clear()
-    assert load_profile("hub").corpus.read_bytes() == SPEECH
-    assert load_profile("hub").corpus == speech
-    assert network.asked == [profiles.HUB_CORPUS_URL]
+    assert load_profile("page").corpus.read_bytes() == SPEECH
+    assert load_profile("page").corpus == speech
+    assert network.asked == [profiles.SPEECH_URL]

@@ -114,6 +114,34 @@ def test_without_documents_the_model_is_not_asked(compress):
     assert compress(ScoringReranker(model=model), []) == model.asked == []
 
 
+# What is scored
+
+
+@BOTH
+def test_of_documents_that_read_alike_the_first_stands_for_all(compress):
+    docs = documents("a", "b", "a", "c", "b", "a")
+    docs[2].metadata["source"] = "copy.txt"
+    before = [doc.model_copy(deep=True) for doc in docs]
+    model = Fixed([0.3, 0.2, 0.1])
+    ranked = compress(ScoringReranker(model=model, top_n=2), docs)
+    assert model.asked == [[(QUERY, "a"), (QUERY, "b"), (QUERY, "c")]]
+    assert texts(ranked) == ["a", "b"] and field(ranked, "base_rank") == [1, 2]
+    assert field(ranked, "duplicates") == [[3, 6], [5]] and field(ranked, "source")[0] == "a.txt"
+    assert docs == before
+
+
+def test_a_template_puts_metadata_before_the_passage():
+    docs = [Document("Nine {metres}.", metadata={"title": t, "page": 3}) for t in ("Ports", "Rail")]
+    model = Fixed([0.1, 0.9])
+    reranker = ScoringReranker(model=model, template="{title}, p. {page}\n{page_content}")
+    ranked = reranker.compress_documents(docs, QUERY)
+    said = [f"{title}, p. 3\nNine {{metres}}." for title in ("Ports", "Rail")]
+    assert model.asked == [[(QUERY, text) for text in said]]
+    assert field(ranked, "title") == ["Rail", "Ports"] and texts(ranked) == ["Nine {metres}."] * 2
+    with pytest.raises(ValueError, match="missing metadata: .*'title'"):
+        reranker.compress_documents([Document("no title", metadata={"page": 1})], QUERY)
+
+
 # Together with the first stage
 
 

@@ -3,7 +3,9 @@
 import multiprocessing
 import pickle
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +16,10 @@ from langchain_community.cross_encoders import HuggingFaceCrossEncoder
 from langchain_core.cross_encoders import BaseCrossEncoder
 from sentence_transformers import CrossEncoder
 
-import helpers.score as score
-from helpers.score import LocalCrossEncoder, auto_precision, bounded_batches, choose_dtype
+from helpers.score import LocalCrossEncoder
 
 QUERY = "How deep is the harbour?"
+CUTS = pytest.mark.filterwarnings("ignore::helpers.fit.CutWarning")
 PAIRS = [
     (QUERY, "It was dredged to nine metres."),
     (QUERY, "The band played until it rained. " * 12),
@@ -61,32 +63,21 @@ def prompt_length_and_two_labels(tiny_bert, tmp_path):
     model.save(tmp_path)
 
 
-def a_chat_template(tiny_bert, tmp_path):
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
-
-    names = ["input_ids", "attention_mask"]
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert(), model_input_names=names)
-    of = "{{{{ messages | selectattr('role', 'eq', '{}') | map(attribute='content') | first }}}}"
-    query, document = of.format("query"), of.format("document")
-    tokenizer.chat_template = f"Does the document answer? {query} : {document} answer"
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
-    sizes |= {"num_key_value_heads": 2, "intermediate_size": 64, "vocab_size": len(tokenizer)}
-    torch.manual_seed(0)
-    sizes |= {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id, "initializer_range": 0.3}
-    Qwen3ForSequenceClassification(Qwen3Config(**sizes)).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("save", [prompt_length_and_two_labels, a_chat_template])
-def test_a_model_scores_as_it_was_saved_to_in_bounded_batches(save, tiny_bert, tmp_path):
-    save(tiny_bert, tmp_path)
-    model = LocalCrossEncoder(tmp_path, batch_tokens=80)
+@CUTS
+@pytest.mark.parametrize("saved", ["prompt, length and two labels", "template"])
+def test_a_model_scores_as_it_was_saved_to_in_bounded_batches(
+    saved, tiny_bert, tiny_model, tmp_path
+):
+    folder = tmp_path if "prompt" in saved else tiny_model("Qwen3, template")
+    if "prompt" in saved:
+        prompt_length_and_two_labels(tiny_bert, tmp_path)
+    model = LocalCrossEncoder(folder, batch_tokens=80)
     shapes = []
     model.client[0].register_forward_pre_hook(
         lambda module, given: shapes.append(given[0]["input_ids"].shape)
     )
     found = model.score(PAIRS)
-    close(found, list(HuggingFaceCrossEncoder(model_name=str(tmp_path)).score(PAIRS)))
+    close(found, list(HuggingFaceCrossEncoder(model_name=str(folder)).score(PAIRS)))
     assert np.ptp(found) > 0.01, "scores that are all alike show nothing"
     assert all(texts == 1 or texts * tokens <= 80 for texts, tokens in shapes)
     model.score(PAIRS[:1])
@@ -100,16 +91,6 @@ def test_a_model_scores_as_it_was_saved_to_in_bounded_batches(save, tiny_bert, t
 # Bounds
 
 
-@given(st.lists(st.integers(1, 512), max_size=60), st.integers(1, 4096))
-def test_batches_hold_every_position_once_and_stay_below_the_bound(lengths, bound):
-    batches = bounded_batches(lengths, bound)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= bound
-    flat = [lengths[i] for batch in batches for i in batch]
-    assert flat == sorted(flat, reverse=True)
-
-
 def test_neither_the_bound_nor_the_number_of_pairs_changes_a_score(folder, tiny):
     expected = tiny.score(PAIRS)
     close(LocalCrossEncoder(folder, batch_tokens=1).score(PAIRS), expected)
@@ -117,22 +98,6 @@ def test_neither_the_bound_nor_the_number_of_pairs_changes_a_score(folder, tiny)
     many = np.array(tiny.score(short * 600 + PAIRS))  # more than are tokenized at once
     close(many[-len(PAIRS) :], expected)
     close(many[: -len(PAIRS)].reshape(600, 7), np.tile(tiny.score(short), (600, 1)))
-
-
-def test_of_a_pair_that_is_too_long_the_passage_is_cut_first(folder, tiny):
-    """The tokenizer alone would cut the longer text, the query with it."""
-    known = sorted(tiny.client.tokenizer.get_vocab())
-    words = [word for word in known if word.isalpha() and word.isascii()][:600]  # a token each
-    model, room = CrossEncoder(str(folder)), 512 - 3
-    queries = [" ".join(words[:n]) for n in (3, 300, 400, room, room + 60)]
-    passage = " ".join(words[::-1])
-    kept = [(q, " ".join(words[::-1][: room - len(q.split())])) for q in queries[:-1]]
-    kept += [(" ".join(words[:room]), "")]
-    close(tiny.score([(query, passage) for query in queries]), model.predict(kept))
-    short = LocalCrossEncoder(folder, max_length=16)
-    cut = [(" ".join(words[:6]), " ".join(words[10:n])) for n in (17, 99, 16)]
-    one, other, less = short.score(cut)
-    assert one == pytest.approx(other, abs=1e-5) != less
 
 
 # Refused
@@ -152,18 +117,6 @@ def test_a_wrong_setting_is_named(folder, settings, said):
         LocalCrossEncoder(folder, **settings)
 
 
-def test_a_model_that_cannot_be_used_is_refused(tiny_bert):
-    from transformers import ByT5Tokenizer
-
-    with pytest.raises(ValueError, match="gives 3 labels and no score: expected one or two"):
-        LocalCrossEncoder(tiny_bert(num_labels=3))
-    slow = tiny_bert()
-    (slow / "tokenizer.json").unlink()
-    ByT5Tokenizer().save_pretrained(slow)
-    with pytest.raises(ValueError, match="no fast tokenizer: expected a tokenizer.json"):
-        LocalCrossEncoder(slow)
-
-
 def test_what_is_no_text_and_a_score_that_is_no_number_are_refused(tiny, folder, tmp_path):
     for pair in (("why\ud800", "so"), ("why", "so\udfff")):
         with pytest.raises(ValueError, match="lone surrogate"):
@@ -175,7 +128,42 @@ def test_what_is_no_text_and_a_score_that_is_no_number_are_refused(tiny, folder,
         LocalCrossEncoder(tmp_path).score(PAIRS)
 
 
+def test_a_prompt_takes_the_place_of_the_one_that_was_saved(tiny_bert, tmp_path):
+    prompt_length_and_two_labels(tiny_bert, tmp_path)
+    pairs, model = PAIRS[::2], CrossEncoder(str(tmp_path))
+    saved = LocalCrossEncoder(tmp_path).score(pairs)
+    for prompt in ("Judge: ", ""):
+        found = LocalCrossEncoder(tmp_path, prompt=prompt).score(pairs)
+        close(found, model.predict(pairs, prompt=prompt)[:, 1])
+        assert np.abs(np.subtract(found, saved)).max() > 1e-3
+
+
+def test_progress_is_shown_when_asked_for(folder, capfd):
+    for shown in (False, True):
+        LocalCrossEncoder(folder, show_progress=shown).score(PAIRS[:1])
+        assert ("Batches: 100%" in capfd.readouterr().err) == shown
+
+
 # Threads and processes
+
+
+def test_on_mps_threads_are_served_in_turn_and_told_so(folder):
+    model, inside, most = LocalCrossEncoder(folder), [], []
+
+    def predict(pairs, **how):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return np.zeros(len(pairs))
+
+    spared = {n: getattr(model.client, n) for n in ("max_seq_length", "tokenizer", "lock")}
+    model._fitter.client = model.client = SimpleNamespace(
+        device=torch.device("mps"), predict=predict, num_labels=1, **spared
+    )
+    with ThreadPoolExecutor(3) as pool, pytest.warns(UserWarning, match="on MPS the calls of"):
+        list(pool.map(model.logits, [PAIRS[:1]] * 3))
+    assert max(most) == 1
 
 
 def test_eight_threads_get_the_scores_of_one(tiny):
@@ -211,37 +199,8 @@ def test_another_process_scores_the_same(tiny):
 # Precisions
 
 
-AUTO = [("cpu", "fpu avx2", "fp32"), ("cpu", "fpu avx512_bf16", "bf16"), ("cpu", None, "fp32")]
-AUTO += [("mps", "bf16", "fp32"), ("cuda", (7, 5), "fp16"), ("cuda", (8, 0), "bf16")]
-
-
-@pytest.mark.parametrize(("device", "flags", "expected"), AUTO)
-def test_auto_takes_16_bits_where_it_can(device, flags, expected, tmp_path, monkeypatch):
-    if isinstance(flags, str):
-        (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
-    monkeypatch.setattr(score, "Path", lambda _: tmp_path / "cpuinfo")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: flags)
-    assert auto_precision(device) == expected
-    assert choose_dtype("auto", device) == score.PRECISIONS[expected]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "auto"])
 def test_16_bits_score_nearly_the_same(model_dir, local, precision):
     found = LocalCrossEncoder(model_dir, precision=precision).score(PAIRS)
     np.testing.assert_allclose(found, local.score(PAIRS), atol=0.02)
-
-
-@pytest.mark.parametrize("gone", [False, True], ids=["switched off", "not there"])
-def test_without_onednn_the_scores_are_the_same(folder, tiny, gone, monkeypatch):
-    layer = lambda: type(score.as_onednn(torch.nn.Linear(2, 2)))  # noqa: E731
-    if torch.backends.mkldnn.is_available():
-        for words, used in ({"avx2"}, False), ({"avx2", "avx512f"}, True):
-            monkeypatch.setattr(score, "instructions", lambda words=words: words)
-            assert (layer() is not torch.nn.Linear) == used
-        close(LocalCrossEncoder(folder).score(PAIRS), tiny.score(PAIRS))
-    if gone:
-        monkeypatch.setattr(score, "mkldnn", None)
-    with torch.backends.mkldnn.flags(enabled=gone):
-        assert layer() is torch.nn.Linear
-        close(LocalCrossEncoder(folder).score(PAIRS), tiny.score(PAIRS))

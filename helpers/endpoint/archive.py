@@ -2,7 +2,7 @@
 
 model.safetensors, config.json, ...   unpacked to /opt/ml/model
 code/inference.py                     what the container runs
-code/score.py                         how it scores: batches and precision
+code/helpers/, code/helpers/endpoint/ what that imports, under the names that it has here
 code/requirements.txt                 what it installs first
 """
 
@@ -12,10 +12,12 @@ import tarfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CODE_FILES = {  # name in code/ -> file; scoring travels along
-    "inference.py": HERE / "inference.py",
-    "score.py": HERE.parent / "score.py",
-    "requirements.txt": HERE / "requirements.txt",
+SCORING = ("__init__", "fit", "hardware", "hub", "load", "score")  # and what it imports
+CODE_FILES = {name: HERE / name for name in ("inference.py", "requirements.txt")}  # in code/
+CODE_FILES |= {f"helpers/{name}.py": HERE.parent / f"{name}.py" for name in SCORING}
+CODE_FILES |= {
+    f"helpers/endpoint/{name}.py": HERE / f"{name}.py"
+    for name in ("__init__", "scorer", "wire", "worker")
 }
 NEVER = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib", ".pyc"}  # pickles, and leftovers
 

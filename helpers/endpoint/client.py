@@ -19,17 +19,19 @@ from botocore import exceptions as aws
 from botocore.config import Config
 from langchain_core.cross_encoders import BaseCrossEncoder
 
+from helpers.fit import CutWarning
+
 MAX_BYTES = 6_000_000  # of the 6,291,456 that a real-time endpoint takes; serverless takes 4 MiB
 ENVELOPE = b'{"text_pairs": [%b]}'
 LOST = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError)
 
 
 class EndpointError(RuntimeError):
-    """A request failed. `pairs` is the range of positions, in your list, of the failed part."""
+    """A request failed. `pairs` are the positions, in your list, of the failed part."""
 
-    def __init__(self, message: str, pairs: range):
+    def __init__(self, message: str, pairs: Sequence[int]):
         self.pairs = pairs
-        super().__init__(f"pairs {pairs.start} to {pairs.stop - 1}: {message}")
+        super().__init__(f"pairs {pairs[0]} to {pairs[-1]}: {message}")
 
 
 class EndpointRefused(EndpointError):
@@ -95,7 +97,10 @@ class EndpointCrossEncoder(BaseCrossEncoder):
         )
 
     def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """One score a pair, in order. Raises EndpointError, or falls back: see on_error."""
+        """One score a pair, in order. Raises EndpointError, or falls back: see on_error.
+
+        Warns once (`CutWarning`) where pairs were longer than the endpoint's model reads.
+        """
         pairs = [check(position, pair) for position, pair in enumerate(text_pairs)]
         given_up, pool = threading.Event(), ThreadPoolExecutor(self.max_concurrency)
         try:
@@ -103,7 +108,11 @@ class EndpointCrossEncoder(BaseCrossEncoder):
             calls = [pool.submit(self.call, *part, given_up) for part in parts]
             for call in as_completed(calls):
                 call.result()  # the first failure stops what has not begun
-            return [score for call in calls for score in call.result()]
+            scores = [score for call in calls for score in call.result()[0]]
+            if cut := sum(call.result()[1] for call in calls):
+                said = f"{cut} of {len(pairs)} pairs are longer than the endpoint's model reads"
+                warnings.warn(f"{said}, and were cut", CutWarning, stacklevel=2)
+            return scores
         except EndpointError as error:
             if self.on_error == "raise":
                 raise
@@ -114,8 +123,8 @@ class EndpointCrossEncoder(BaseCrossEncoder):
             given_up.set()
             pool.shutdown(cancel_futures=True)
 
-    def call(self, pairs: range, body: bytes, given_up: threading.Event) -> list[float]:
-        """One part's scores, tried again while the container's trouble can pass."""
+    def call(self, pairs: range, body: bytes, given_up: threading.Event) -> tuple[list[float], int]:
+        """One part's scores and how many were cut, tried again while trouble can pass."""
         for attempt in range(1, self.attempts + 1):
             try:
                 how = {"ContentType": "application/json", "Accept": "application/json"}
@@ -125,11 +134,14 @@ class EndpointCrossEncoder(BaseCrossEncoder):
                 return read_scores(answer["Body"].read(), pairs)
             except (aws.ClientError, aws.BotoCoreError) as error:
                 failure, again = describe(error, pairs)
-                # Exponential, with jitter: clients that failed together shall not return so.
-                seconds = random.uniform(0.5, 1.0) * min(0.5 * 2**attempt, 8.0)
-                if not again or attempt == self.attempts or given_up.wait(seconds):
+                if not again or attempt == self.attempts or given_up.wait(pause(attempt)):
                     raise failure from error
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def pause(attempt: int) -> float:
+    """Seconds until the next try, by chance: clients that failed together shall not return so."""
+    return random.uniform(0.5, 1.0) * min(0.5 * 2**attempt, 8.0)
 
 
 def check(position: int, pair: object) -> tuple[str, str]:
@@ -156,17 +168,21 @@ def split(pairs: Sequence, max_pairs: int, max_bytes: int) -> Iterator[tuple[ran
         yield range(start, len(pairs)), ENVELOPE % b", ".join(texts)
 
 
-def read_scores(body: bytes, pairs: range) -> list[float]:
-    """The scores, counted and checked: zip() in a reranker would lose documents silently."""
+def read_scores(body: bytes, pairs: range) -> tuple[list[float], int]:
+    """The scores, counted and checked, and how many pairs were cut.
+
+    zip() in a reranker would lose documents silently.
+    """
     try:
-        scores = [float(score) for score in json.loads(body)["scores"]]
+        answer = json.loads(body)
+        scores, cut = [float(score) for score in answer["scores"]], len(answer.get("cut", ()))
     except (ValueError, KeyError, TypeError):
         raise EndpointBadAnswer('no JSON {"scores": [numbers]} came.', pairs) from None
     if len(scores) != len(pairs):
         raise EndpointBadAnswer(f"{len(scores)} scores came for {len(pairs)} pairs.", pairs)
     if not all(map(math.isfinite, scores)):
         raise EndpointBadAnswer("a score is not a finite number.", pairs)
-    return scores
+    return scores, cut
 
 
 def describe(error: Exception, pairs: range) -> tuple[EndpointError, bool]:

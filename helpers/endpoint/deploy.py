@@ -63,9 +63,11 @@ def deploy(
             role = made.api("iam").get_role(RoleName=role)["Role"]["Arn"]
         upload(made, Path(model), progress)
         progress(f"{name}: creating model, endpoint configuration and endpoint")
-        # Unset, the container would ignore inference.py. One worker: each holds the model and
-        # computes on all cores; the server's default is one for every core.
-        settings = {"SAGEMAKER_PROGRAM": "inference.py", "SAGEMAKER_MODEL_SERVER_WORKERS": "1"}
+        # Unset, the container would ignore inference.py. Workers are requests under way at once,
+        # which one copy of the model scores together (serverless sends one); the server's default
+        # is one a core.
+        settings = {"SAGEMAKER_PROGRAM": "inference.py"}
+        settings["SAGEMAKER_MODEL_SERVER_WORKERS"] = "1" if serverless_mb else "8"
         container = {
             "Image": image_uri or IMAGE.format(region=region),
             "ModelDataUrl": f"s3://{made.bucket}/{name}/model.tar.gz",

@@ -66,7 +66,8 @@ def set_for_a_while(variables: dict[str, str | None]) -> Iterator[None]:
 class LocalEndpoint:
     """A running endpoint.
 
-    url: what AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME (or boto3's endpoint_url) takes.
+    url: what AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME (or boto3's endpoint_url) takes, and what clients
+        of text-embeddings-inference, Cohere and Jina take: it answers on /rerank too.
     container_url: the model server itself, which answers on /invocations as in a container.
     """
 
@@ -111,8 +112,8 @@ def lay_out(model_dir: Path, folder: Path) -> None:
     shutil.copytree(model_dir.resolve(), folder / "model", copy_function=os.symlink, ignore=skip)
     code = folder / "model" / "code"
     if not (code / "inference.py").exists():
-        code.mkdir(exist_ok=True)
         for name, file in CODE_FILES.items():
+            (code / name).parent.mkdir(parents=True, exist_ok=True)
             (code / name).symlink_to(file)
 
 
@@ -135,20 +136,21 @@ def local_endpoint(
     model_dir: str | os.PathLike,
     name: str = "reranker",
     *,
-    workers: int = 1,
+    workers: int = 8,
     environment: dict[str, str] | None = None,
     start_seconds: float = 300.0,
 ) -> Iterator[LocalEndpoint]:
     """Serve the cross-encoder in `model_dir` until the block is left, in whatever way.
 
-    `environment` holds the container's settings (RERANKER_PRECISION and its like). `workers`
-    are processes, each with its copy of the model. Until then 127.0.0.1 is in NO_PROXY, so that
-    whatever is asked there is asked of the endpoint. Raises EndpointStartError.
+    `environment` holds the container's settings (RERANKER_PRECISION and its like). `workers` is how
+    many requests are under way at once; they share one copy of the model, and are scored together.
+    Until then 127.0.0.1 is in NO_PROXY, so that whatever is asked there is asked of the endpoint.
+    Raises EndpointStartError.
     """
     folder = Path(tempfile.mkdtemp(prefix="rerank-")).resolve()
     supervisor, report = None, {}
     try:
-        if len(os.fsencode(folder / ".mms.sock.9000")) > SOCKET_PATH:
+        if len(os.fsencode(folder / "scorer-01234567")) > SOCKET_PATH:
             raise EndpointStartError(f"{folder} is too long for a socket: set a shorter TMPDIR.")
         lay_out(Path(model_dir), folder)
         settings = {"folder": str(folder), "name": name, "owner": os.getpid(), "workers": workers}

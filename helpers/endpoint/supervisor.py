@@ -26,6 +26,7 @@ import uvicorn
 from helpers.endpoint.front import make_app
 
 PROBE = {"text_pairs": [["ready?", "ready."]]}
+NOT_INHERITED = {"RERANKER_MODEL", "RERANKER_REVISION"}  # what the notebooks take is not served
 # Management listens on a socket inside the private folder: whoever reaches it can run code.
 PROPERTIES = """\
 decode_input_request=false
@@ -62,7 +63,8 @@ def start_model_server(folder: Path, container: str, workers: int, environment: 
     command += ["--mms-config", str(settings)]
     with (folder / "server.log").open("ab") as log:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-        env = os.environ | env | environment
+        ours = {key: os.environ[key] for key in os.environ.keys() - NOT_INHERITED}
+        env = ours | env | environment
         return subprocess.Popen(command, cwd=folder, env=env, start_new_session=True, **pipes)
 
 
@@ -92,10 +94,26 @@ def why_not_scoring(server, url: str, seconds: float, left: Callable[[], bool]) 
     return f"not ready after {seconds:.0f} s: {problem}"
 
 
-def start_front(name: str, container: str) -> tuple[threading.Thread, str]:
+def info(workers: int, environment: dict) -> dict:
+    """What /info says: the container's settings under text-embeddings-inference's names."""
+    setting = (os.environ | environment).get
+    whole = lambda name, default: int(setting(name) or 0) or default  # noqa: E731
+    dtype = setting("RERANKER_PRECISION") or "fp32"
+    return {
+        "model_dtype": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(dtype, dtype),
+        "max_concurrent_requests": workers,
+        "max_client_batch_size": whole("RERANKER_MAX_PAIRS", 2000),
+        "max_input_length": whole("RERANKER_MAX_LENGTH", None),
+        "max_batch_tokens": whole("RERANKER_BATCH_TOKENS", None),
+    }
+
+
+def start_front(name: str, container: str, served: dict) -> tuple[threading.Thread, str]:
     """The front on a port of its own choice, in a thread that has ended if it did not start."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(make_app(name, container), log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        make_app(name, container, served), log_level="warning", access_log=False
+    )
     front = uvicorn.Server(config)
     thread = threading.Thread(target=front.run, args=([listener],), daemon=True)
     thread.start()
@@ -126,7 +144,7 @@ def serve(folder: Path, name: str, owner: int, workers: int, seconds: float, env
     try:
         problem = why_not_scoring(server, container, seconds, left)
         if problem is None:
-            front, url = start_front(name, container)
+            front, url = start_front(name, container, info(workers, environment))
             problem = None if front.is_alive() else "its front, the HTTP server, ended at once"
         if problem:
             print(json.dumps({"problem": problem}), flush=True)

@@ -16,7 +16,7 @@ from langchain_core.documents import Document
 from pydantic_core import from_json
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
-from sentence_transformers.util import cos_sim
+from sentence_transformers.util import dot_score
 from tqdm.auto import tqdm
 
 from helpers.evaluate import compare
@@ -112,14 +112,21 @@ def main() -> None:
     with one_line(parser):
         documents, queries, qrels, own = read_collection(arguments.folder)
         profile = load_profile()
+        if profile.distance_strategy != "MAX_INNER_PRODUCT":
+            raise ValueError(
+                f"{profile.embedding_model} is compared by distance: expected cosine or dot"
+            )
         cross_encoder = LocalCrossEncoder(profile.reranker_model, precision=arguments.precision)
     bi_encoder = SentenceTransformer(profile.embedding_model)
     names, texts = list(documents), list(documents.values())
     bm25 = BM25(docs=[Document(text, id=name) for name, text in documents.items()], k=k + 1)
-    # normalize_embeddings: for both profiles' models this is the cosine.
-    options = {"normalize_embeddings": True, "show_progress_bar": True, "convert_to_tensor": True}
-    vectors = bi_encoder.encode(texts, **options)
-    similarity = (bi_encoder.encode(list(queries.values()), **options) @ vectors.T).cpu().numpy()
+    options, how = (
+        {"show_progress_bar": True, "convert_to_tensor": True},
+        profile.embedding_settings,
+    )
+    vectors = bi_encoder.encode(texts, **options, **how.get("encode_kwargs", {}))
+    asked = bi_encoder.encode([*queries.values()], **options, **how.get("query_encode_kwargs", {}))
+    similarity = (asked @ vectors.T).cpu().numpy()
     rows: dict[str, list[tuple]] = {"BM25": [], "base": [], "reranked": []}
     asked = zip(queries.items(), similarity, strict=True)
     for (query_id, query), row in tqdm(asked, desc="Reranking", total=len(queries)):
@@ -135,11 +142,11 @@ def main() -> None:
     compared = compare(qrels, runs, base="base")
 
     independent = None  # this second implementation knows neither grades nor queries of `own`
-    if not own and qrels["relevance"].max() == 1:
+    if not own and not how and qrels["relevance"].max() == 1:
         relevant = qrels[qrels["relevance"] > 0].groupby("query_id")["doc_id"].agg(set).to_dict()
-        settings = {"ndcg_at_k": [10], "score_functions": {"cosine": cos_sim}}
+        settings = {"ndcg_at_k": [10], "score_functions": {"dot": dot_score}}
         evaluator = InformationRetrievalEvaluator(queries, documents, relevant, **settings)
-        independent = evaluator(bi_encoder)["cosine_ndcg@10"]
+        independent = evaluator(bi_encoder)["dot_ndcg@10"]
     name, gain = arguments.folder.name, compared.loc["reranked"]
     command = f"python -m helpers.measure.beir {name} -k {k} --precision {arguments.precision}"
     result = {"collection": name, "command": command}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.profiles import ProfileError
+from helpers.hub import ModelError
 
 
 def positive(text: str) -> int:
@@ -21,10 +21,10 @@ def positive(text: str) -> int:
 
 @contextmanager
 def one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Let a file or a profile that cannot be used end the command with one line and exit code 1."""
+    """Let a file or a model that cannot be used end the command with one line and exit code 1."""
     try:
         yield
-    except (ProfileError, ValueError, OSError) as error:
+    except (ModelError, ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
 
 

@@ -23,7 +23,7 @@ from helpers.score import LocalCrossEncoder
 def main() -> None:
     """Print the table of metrics for a text and its judged questions."""
     parser = argparse.ArgumentParser("python -m helpers.measure.quality", description=main.__doc__)
-    parser.add_argument("--profile", help="embedded (the default) or hub")
+    parser.add_argument("--profile", help="embedded (the default), page or multilingual")
     parser.add_argument("--questions", type=Path, help="judged questions, JSONL")
     parser.add_argument("--corpus", type=Path, help="the text that the questions are about")
     parser.add_argument("--split", help="dev (the default for the embedded questions) or test")
@@ -55,7 +55,9 @@ def main() -> None:
         if not measured:
             raise ValueError(f"{file}: no question can be measured: " + "; ".join(said))
 
-    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model)
+    embeddings = HuggingFaceEmbeddings(
+        model_name=profile.embedding_model, **profile.embedding_settings
+    )
     store = build_index(corpus, embeddings, distance_strategy=profile.distance_strategy)
     cross_encoder = LocalCrossEncoder(profile.reranker_model)
     retrievers = pipelines(

@@ -115,7 +115,9 @@ def main() -> None:
         asked = {
             n: load_judgements(file, read_text(text), s) for n, (text, file, s) in sets.items()
         }
-    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model)
+    embeddings = HuggingFaceEmbeddings(
+        model_name=profile.embedding_model, **profile.embedding_settings
+    )
     model = Remembering(LocalCrossEncoder(profile.reranker_model))
     closed = ClosedCrossEncoder(profile.reranker_model)
     models = {"untrained start": untrained(), "attention closed": closed}

@@ -66,7 +66,9 @@ def main(count: int | None = None, candidates=CANDIDATES, sizes=CHUNK_SIZES) -> 
         profile = load_profile("embedded")
     questions = load_judgements(profile.judgements, read_text(profile.corpus), "dev")
     questions = [question for question in questions if question.spans][:count]
-    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model)
+    embeddings = HuggingFaceEmbeddings(
+        model_name=profile.embedding_model, **profile.embedding_settings
+    )
     model = LocalCrossEncoder(profile.reranker_model)
     reranker = ScoringReranker(model=model, base_weight=profile.base_weight)
 

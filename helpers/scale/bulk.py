@@ -84,7 +84,7 @@ def score_table(
     if workers == 0 or min(batch_size, workers or 1) < 1 or precision not in PRECISIONS:
         raise JobError(f"{workers=}, {batch_size=}, {precision=}: expected >= 1, {PRECISIONS}.")
     if precision == "auto":
-        from helpers.score import auto_precision  # takes seconds
+        from helpers.hardware import auto_precision  # takes seconds
 
         precision = auto_precision("cpu")
     model = Path(model or load_profile().reranker_model).absolute()

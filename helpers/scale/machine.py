@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.score import as_onednn
+from helpers.hardware import as_onednn
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "openvino", "nncf", "rerankers")
 

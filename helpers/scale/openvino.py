@@ -14,7 +14,8 @@ import openvino
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from helpers.score import PRECISIONS, LocalCrossEncoder, choose_dtype
+from helpers.hardware import PRECISIONS, choose_dtype
+from helpers.score import LocalCrossEncoder
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 # Of different length, so that in one batch the short are padded beyond what a window sees.
@@ -25,10 +26,10 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
     """`LocalCrossEncoder`, computed by OpenVINO on the processor.
 
     Args:
-        folder: A model's folder with safetensors weights.
+        model: A folder with safetensors weights, or a name on the hub.
         precision: `fp32`, `bf16`, `fp16`, `auto`, or `int8`.
         calibration: Pairs for `int8`, of the kind that will be scored; some dozens will do.
-        how: `batch_tokens` and `max_length`, as `LocalCrossEncoder` takes them.
+        how: What else `LocalCrossEncoder` takes, but a device.
 
     Raises:
         ValueError: The precision is unknown; it is int8 and there are no calibration pairs, or no
@@ -38,7 +39,7 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
 
     def __init__(
         self,
-        folder: str | Path,
+        model: str | Path,
         *,
         precision: str = "fp32",
         calibration: Sequence[tuple[str, str]] = (),
@@ -48,59 +49,61 @@ class OpenVINOCrossEncoder(LocalCrossEncoder):
             raise ValueError(f"precision is {precision!r}: expected one of {', '.join(known)}.")
         if precision == "int8" and not calibration:
             raise ValueError("precision 'int8' needs calibration pairs: some dozens of your own.")
-        super().__init__(folder, **how)
+        super().__init__(model, device="cpu", **how)
+        del self.settings["device"]
         self.settings |= {"precision": precision, "calibration": calibration}
         self._compile(precision, calibration)
 
     def _convert(self, precision: str, device: str) -> None:
-        self.client.to("cpu", torch.float32)  # as OpenVINO reads it, and is compared with it
-        self.batch_tokens = self.settings["batch_tokens"] or 2048  # whatever else there is
+        self.client.to(torch.float32)  # as OpenVINO reads it, and is compared with it
 
     def _compile(self, precision: str, calibration: Sequence[tuple[str, str]]) -> None:
         model = self.client.transformers_model
         kind = type(model).__name__
         if not kind.endswith("ForSequenceClassification"):
             raise ValueError(
-                f"OpenVINOCrossEncoder takes models for sequence classification, not a {kind}; "
-                "LocalCrossEncoder takes any."
+                f"OpenVINOCrossEncoder takes models for sequence classification, not a {kind}: "
+                "LocalCrossEncoder takes this one."
             )
         if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
             # Padding that sees no word in its window is -inf throughout in torch's fused attention,
             # of which OpenVINO's softmax makes NaN. Spelled out, the mask is a large number.
             model.set_attn_implementation("eager")
+        batch_tokens, self.batch_tokens = self.batch_tokens, 65_536  # the probes are one batch
         recorder = _Recorder(model)
         # sentence-transformers has no setter for `transformers_model`.
         self.client[0].model = recorder
-        samples = [recorder.note(self.score, [pair]) for pair in calibration or PROBES[:1]]
+        samples = [recorder.note(self.logits, [pair]) for pair in calibration or PROBES[:1]]
         try:
             converted = openvino.convert_model(model, example_input=samples[0][0])
-        except Exception as error:  # whatever the model's code raises while it is traced
+            compiled, differences = _Compiled(converted, "f32", model.config), []
+            for pairs in (PROBES[:1], PROBES):
+                inputs, expected = recorder.note(self.logits, pairs)
+                differences.append((compiled(**inputs).logits - expected).abs().max())
+        except Exception as error:  # whatever the model's code raises while it is traced, or run
             raise ValueError(
-                f"OpenVINO cannot convert a {kind}, as said above; LocalCrossEncoder takes any."
+                f"OpenVINO cannot convert a {kind}, as said above: LocalCrossEncoder takes it."
             ) from error
-        compiled = _Compiled(converted, "f32", model.config)
-        for pairs in (PROBES[:1], PROBES):
-            inputs, expected = recorder.note(self.score, pairs)
-            difference = (compiled(**inputs).logits - expected).abs().max()
-            if not difference <= 1e-3:  # nor is NaN
-                raise ValueError(
-                    f"OpenVINO's scores of a {kind} differ from torch's by {difference:.3g}: "
-                    "expected at most 0.001. LocalCrossEncoder takes any model."
-                )
+        if not (difference := torch.stack(differences).max()) <= 1e-3:  # nor is NaN
+            raise ValueError(
+                f"OpenVINO's scores of a {kind} differ from torch's by {difference:.3g}: "
+                "expected at most 0.001. LocalCrossEncoder takes it."
+            )
         # int8 says what the matrices are; what is left runs in what the processor does best.
         hint = HINTS[choose_dtype("auto" if precision == "int8" else precision, "cpu")]
         if precision == "int8":
             converted = _quantise(converted, [inputs for inputs, _ in samples], kind)
         if precision == "int8" or hint != "f32":
             compiled = _Compiled(converted, hint, model.config)
-        self.client[0].model = compiled
+        self.client[0].model, self.batch_tokens = compiled, batch_tokens
 
 
 def _quantise(model: openvino.Model, samples: list[dict], kind: str) -> openvino.Model:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    samples = [{name: value.numpy() for name, value in inputs.items()} for inputs in samples]
+    names = [port.any_name for port in model.inputs]  # a tokenizer may give more
+    samples = [{name: inputs[name].numpy() for name in names} for inputs in samples]
     model = nncf.quantize(
         model,
         nncf.Dataset(samples),
@@ -128,9 +131,9 @@ class _Recorder(torch.nn.Module):
         self.given, self.found = features, self.model(**features)
         return self.found
 
-    def note(self, score, pairs: Sequence[tuple[str, str]]) -> tuple[dict, torch.Tensor]:
+    def note(self, logits, pairs: Sequence[tuple[str, str]]) -> tuple[dict, torch.Tensor]:
         """Score pairs of one batch; return the model's inputs by name, and its logits."""
-        score(pairs)
+        logits(pairs)
         tensors = {name: value for name, value in self.given.items() if torch.is_tensor(value)}
         # Copied out of inference mode, in which they could not be traced.
         return {name: value.clone() for name, value in tensors.items()}, self.found.logits

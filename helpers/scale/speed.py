@@ -10,11 +10,11 @@ import pandas as pd
 from scipy.stats import kendalltau
 from tqdm.auto import tqdm
 
+from helpers.hardware import auto_precision
 from helpers.profiles import load_profile
 from helpers.scale.machine import encoder_flops, matmul_gflops
 from helpers.scale.variants import PAGE, REFERENCE, VARIANTS, load, overhead, process, run
 from helpers.scale.workloads import Pairs, make_bge_shape, workloads
-from helpers.score import auto_precision
 
 ROUNDS = {"20 chunks": 7, "100 mixed": 3, "200 pairs": 1, "2,000 pairs": 1}
 KEYS = ["model", "workload"]

@@ -52,7 +52,9 @@ def _store(chunk_size: int):
     from langchain_huggingface import HuggingFaceEmbeddings
 
     profile = load_profile()
-    embeddings = HuggingFaceEmbeddings(model_name=profile.embedding_model)
+    embeddings = HuggingFaceEmbeddings(
+        model_name=profile.embedding_model, **profile.embedding_settings
+    )
     return build_index(profile.corpus, embeddings, chunk_size=chunk_size, show_progress=False)
 
 

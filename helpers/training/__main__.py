@@ -24,10 +24,10 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from helpers.hardware import auto_precision
 from helpers.index import read_text, split_text
 from helpers.judgements import chunk_id, load_judgements, read_jsonl, to_qrels
 from helpers.profiles import DATA, find_embedding
-from helpers.score import auto_precision
 from helpers.training import lists as make
 from helpers.training import read
 from helpers.training.dev import DevEvaluator, Sample, candidates

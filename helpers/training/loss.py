@@ -7,7 +7,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from helpers.score import bounded_batches
+from helpers.fit import bounded_batches
 
 
 class PairListLoss(torch.nn.Module):

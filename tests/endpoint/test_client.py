@@ -15,6 +15,8 @@ from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
+from langchain_core.documents import Document
 
 from helpers.endpoint import client as module
 from helpers.endpoint.client import (
@@ -25,6 +27,8 @@ from helpers.endpoint.client import (
     EndpointUnavailable,
 )
 from helpers.endpoint.local import local_endpoint
+from helpers.fit import CutWarning
+from helpers.rerank import ScoringReranker
 
 pytestmark = pytest.mark.slow
 
@@ -202,16 +206,16 @@ def test_botocore_retries_throttling_and_5xx(monkeypatch):
     assert not answers
 
 
-def worker(endpoint) -> psutil.Process:
-    """The server's Python process that holds the model: the largest."""
+def processes(endpoint, word: str) -> list[psutil.Process]:
+    """The server's Python processes with the word on their command line."""
     family = psutil.Process(endpoint.server).children(recursive=True)
-    python = [each for each in family if "model_service_worker" in " ".join(each.cmdline())]
-    return max(python, key=lambda each: each.memory_info().rss)
+    return [each for each in family if word in " ".join(each.cmdline())]
 
 
 def peak_memory(endpoint) -> int:
     """The largest resident size, in kB, that the model's process ever had."""
-    status = Path(f"/proc/{worker(endpoint).pid}/status").read_text()
+    (scorer,) = processes(endpoint, "endpoint.scorer")
+    status = Path(f"/proc/{scorer.pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0])
 
 
@@ -220,7 +224,7 @@ def many_pairs(count: int) -> list[tuple[str, str]]:
     return [(f"question {i % 499}", f"trade {i % 499}") for i in range(count)]
 
 
-def test_ten_thousand_pairs_in_order_in_bounded_memory_and_though_a_worker_is_killed(
+def test_ten_thousand_pairs_in_order_in_bounded_memory_and_though_processes_are_killed(
     model_dir, reference
 ):
     """On a server whose memory nobody else has used."""
@@ -233,22 +237,51 @@ def test_ten_thousand_pairs_in_order_in_bounded_memory_and_though_a_worker_is_ki
         print(f"peak memory, 10,000 pairs against 200: {memory / memory_of_200:.3f}")
         assert memory < 1.3 * memory_of_200
         boto_client.meta.events.register("after-call", lambda **_: answered.set())
-        victim = worker(endpoint)
-        killer = threading.Thread(target=lambda: answered.wait(60) and victim.kill())
+        # A worker (the last is no parent of others) at the first answer, then the model's process.
+        victims = [processes(endpoint, "model_service_worker")[-1]]
+        victims += processes(endpoint, "endpoint.scorer")
+
+        def kill() -> None:
+            for victim in victims:
+                answered.wait(60)
+                victim.kill()
+                answered.clear()
+
+        killer = threading.Thread(target=kill)
         killer.start()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module.random, "uniform", lambda low, high: 1.0)
             again = cross_encoder.score(many_pairs(10_000))
         killer.join()
-        assert not victim.is_running()
+        assert not any(victim.is_running() for victim in victims)
     np.testing.assert_allclose(few, expected[:200], atol=1e-5)
     np.testing.assert_allclose([scores, again], [expected, expected], atol=1e-5)
 
 
-def test_it_drops_into_langchains_reranker(endpoint, reference):
-    from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
-    from langchain_core.documents import Document
+def test_what_was_cut_is_reported_once(endpoint, local):
+    served = EndpointCrossEncoder(endpoint.name, client=endpoint.client(), max_pairs=1)
+    pairs = [("how long?", "three weeks " * 400), ("how long?", "a day"), ("so?", "it is " * 600)]
+    with pytest.warns(CutWarning, match="^2 of 3 pairs are longer than the endpoint's") as caught:
+        scores = served.score(pairs)
+    assert len(caught) == 1
+    np.testing.assert_allclose(scores, local.activate(local.logits(pairs)[0]), atol=1e-5)
 
+
+def test_a_template_reaches_the_endpoint(endpoint, local):
+    served = EndpointCrossEncoder(endpoint.name, client=endpoint.client())
+    docs = [Document("It opens at nine.", metadata={"title": t}) for t in ("The pool", "The hall")]
+    ranked, expected = (
+        ScoringReranker(model=model, template="{title}: {page_content}").compress_documents(
+            docs, "When does the hall open?"
+        )
+        for model in (served, local)
+    )
+    assert [doc.metadata["title"] for doc in ranked] == [d.metadata["title"] for d in expected]
+    found, wanted = ([d.metadata["relevance_score"] for d in docs] for docs in (ranked, expected))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_it_drops_into_langchains_reranker(endpoint, reference):
     served = EndpointCrossEncoder(endpoint.name, client=endpoint.client(), max_pairs=7)
     docs = [Document(f"passage {i} about {'trade ' * i}") for i in range(20)]
     ranked, expected = (

@@ -14,7 +14,7 @@ from moto import mock_aws
 
 import helpers.endpoint.deploy as module
 from helpers.endpoint import resources
-from helpers.endpoint.archive import package
+from helpers.endpoint.archive import CODE_FILES, package
 from helpers.endpoint.deploy import deploy, deployed_endpoint
 from helpers.endpoint.resources import DeploymentError, delete, find, main
 
@@ -119,7 +119,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert archives[0].read_bytes() == archives[1].read_bytes()
     with tarfile.open(tmp_path / "b.tar.gz") as packed:
         assert all(entry.mtime == 0 and entry.uid == 0 for entry in packed)
-        code = [f"code/{name}" for name in ("inference.py", "requirements.txt", "score.py")]
+        code = sorted(f"code/{name}" for name in CODE_FILES)
+        assert len(code) == 12 and "code/helpers/endpoint/scorer.py" in code
         model = ["config.json", "model.safetensors"]
         assert packed.getnames() == ["2_Dense/config.json", "chat.jinja", *code, *model]
 
@@ -146,7 +147,8 @@ def test_all_is_made_named_tagged_and_deleted(aws, archive):
     key = f"{made.name}/model.tar.gz"
     assert s3.get_object_tagging(Bucket=made.bucket, Key=key)["TagSet"] == resources.TAGS
     container = sagemaker.describe_model(ModelName=made.name)["PrimaryContainer"]
-    assert container["Environment"]["SAGEMAKER_PROGRAM"] == "inference.py"
+    expected = {"SAGEMAKER_PROGRAM": "inference.py", "SAGEMAKER_MODEL_SERVER_WORKERS": "8"}
+    assert container["Environment"] == expected
     delete(made, progress=said.append)
     assert everything(aws) == []
     delete(made, progress=said.append)  # and once more is no error

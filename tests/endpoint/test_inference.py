@@ -1,13 +1,14 @@
-"""The container's code, in this process: what it scores, refuses and reads."""
+"""The container's code, in this process: what it scores and answers."""
 
 import json
-import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from helpers.endpoint import inference
+from helpers.endpoint.scorer import load_model
 
 WORDS = ["retrieval", "of", "passages", "is", "a", "matter", "of", "vectors", "and", "of"]
 WORDS += ["questions", "about", "trade"]
@@ -23,9 +24,10 @@ def pairs_of(count: int, longest: int = 60) -> list[tuple[str, str]]:
     return [(text(8), text(int(random.integers(1, longest)))) for _ in range(count)]
 
 
-@pytest.fixture(scope="module")
-def reranker(model_dir):
-    return inference.model_fn(str(model_dir))
+@pytest.fixture
+def reranker():
+    """Stands for the line to the process with the model."""
+    return SimpleNamespace(max_length=512, ask=None)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,10 @@ def modular_dir(tmp_path_factory):
     return folder / "model"
 
 
-def test_scores_are_those_of_langchains_local_class(reranker, reference):
+def test_scores_are_those_of_langchains_local_class(model_dir, reference):
     pairs = [*pairs_of(40), (" ".join(WORDS), " ".join(WORDS * 80)), ("", "")]
-    np.testing.assert_allclose(reranker.score(pairs), reference.score(pairs), atol=1e-5)
+    found = load_model(str(model_dir)).score(pairs)
+    np.testing.assert_allclose(found, reference.score(pairs), atol=1e-5)
 
 
 @pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-5), ("bf16", 0.02)])
@@ -66,62 +69,21 @@ def test_a_model_of_any_make_stays_within_its_tolerance(
     folder = str(request.getfixturevalue(kind))
     monkeypatch.setenv("RERANKER_PRECISION", precision)
     expected = HuggingFaceCrossEncoder(model_name=folder).score(pairs_of(20))
-    np.testing.assert_allclose(inference.model_fn(folder).score(pairs_of(20)), expected, atol=atol)
+    np.testing.assert_allclose(load_model(folder).score(pairs_of(20)), expected, atol=atol)
     assert np.std(expected) > 0
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("RERANKER_PRECISION", "int8", "expected one of fp32"),
-        ("RERANKER_BATCH_TOKENS", "0", "whole number of at least 1"),
-        ("RERANKER_MAX_PAIRS", "many", "whole number of at least 1"),
-        ("RERANKER_MODEL", "BAAI/bge-reranker-base", "RERANKER_REVISION"),
-    ],
-)
-def test_a_wrong_setting_is_named_when_the_model_loads(model_dir, monkeypatch, name, value, said):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"{name}.*{said}"):
-        inference.model_fn(str(model_dir))
-
-
-def test_pickled_weights_are_refused(model_dir, tmp_path):
-    shutil.copytree(model_dir, tmp_path / "model")
-    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"anything")
-    with pytest.raises(ValueError, match="pytorch_model.bin"):
-        inference.model_fn(str(tmp_path / "model"))
-
-
-def test_a_hub_model_is_pinned_and_comes_with_its_template_and_no_pickles(model_dir, monkeypatch):
-    import huggingface_hub
-
-    asked = {}
-
-    def snapshot_download(name, **how):
-        asked.update(how, name=name)
-        return str(model_dir)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.setenv("RERANKER_MODEL", "BAAI/bge-reranker-base")
-    monkeypatch.setenv("RERANKER_REVISION", "0123456789abcdef0123456789abcdef01234567")
-    assert inference.find_model("/nowhere") == str(model_dir)
-    assert asked["revision"].startswith("0123")
-    files = ["chat_template.jinja", "model.safetensors", "pytorch_model.bin", "tokenizer.json"]
-    wanted = [
-        *huggingface_hub.utils.filter_repo_objects(files, allow_patterns=asked["allow_patterns"])
-    ]
-    assert wanted == ["chat_template.jinja", "model.safetensors", "tokenizer.json"]
-
-
-def broken_score(pairs):
+def broken(pairs, count):
     raise RuntimeError("/secret/path")
 
 
-@pytest.mark.parametrize("score", [broken_score, lambda pairs: [float("nan")]])
+@pytest.mark.parametrize(
+    "ask", [broken, lambda *_, **__: {"scores": [float("nan")], "raw": [0.0], "cut": []}]
+)
 def test_a_failure_of_the_model_is_a_500_that_only_the_log_explains(
-    reranker, monkeypatch, capfd, score
+    reranker, monkeypatch, capfd, ask
 ):
-    monkeypatch.setattr(reranker, "score", score)
+    monkeypatch.setattr(reranker, "ask", ask)
     with pytest.raises(inference.RequestError, match="the log says why") as error:
         inference.transform_fn(reranker, '{"pairs": [["a", "b"]]}', JSON, "*/*")
     assert error.value.status == 500

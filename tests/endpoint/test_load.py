@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from helpers.endpoint.client import EndpointCrossEncoder
-from helpers.endpoint.load import measure, requests_of
+from helpers.endpoint.load import measure, requests_of, summary
 
 pytestmark = pytest.mark.slow
 
 
 def test_eight_clients_at_once_get_right_answers_and_lose_none(endpoint, reference):
-    request = requests_of(20)[0]
-    scores = EndpointCrossEncoder(endpoint.name, client=endpoint.client()).score(request)
-    np.testing.assert_allclose(scores, reference.score(request), atol=1e-5)
-    waits, wrong, lost = measure(endpoint, clients=8, seconds=8.0)
-    assert (wrong, lost) == (0, [])
-    assert len(waits) >= 8
+    requests = requests_of(20)
+    scores = EndpointCrossEncoder(endpoint.name, client=endpoint.client()).score(requests[0])
+    np.testing.assert_allclose(scores, reference.score(requests[0]), atol=1e-5)
+    found = measure(endpoint, requests, clients=8, seconds=8.0)
+    assert (found["wrong"], found["lost"]) == (0, [])
+    assert len(found["waits"]) >= 8 and found["pairs"] == 20 * len(found["waits"])
+    assert summary([found, found])["answers"] == 2 * len(found["waits"])

@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 
 from helpers.endpoint import supervisor
+from helpers.endpoint.archive import CODE_FILES
 from helpers.endpoint.client import EndpointCrossEncoder, EndpointUnavailable
 from helpers.endpoint.local import EndpointStartError, lay_out, local_endpoint
 
@@ -158,7 +159,8 @@ def test_a_front_that_ends_ends_the_endpoint(tmp_path, monkeypatch, capfd, start
     assert server.poll() is not None
 
 
-def test_a_setting_that_stops_it_is_named_in_the_error(model_dir):
+def test_a_setting_that_stops_it_is_named_in_the_error(model_dir, monkeypatch):
+    monkeypatch.setenv("RERANKER_MODEL", "of/notebooks")  # is not served, and does not matter
     wrong = {"RERANKER_PRECISION": "int7"}
     said = "(?s)model_fn or transform_fn failed.*RERANKER_PRECISION is 'int7'"
     served = local_endpoint(model_dir, environment=wrong)
@@ -183,8 +185,9 @@ def test_what_no_loader_reads_is_not_served(tmp_path):
         (tmp_path / "model" / name).write_text("{}")
     (tmp_path / "served").mkdir()
     lay_out(tmp_path / "model", tmp_path / "served")
-    served = sorted(path.name for path in (tmp_path / "served" / "model").rglob("*"))
-    assert served == ["code", "config.json", "inference.py", "requirements.txt", "score.py"]
+    served = {path.name for path in (tmp_path / "served" / "model").rglob("*")}
+    ours = {Path(name).name for name in CODE_FILES} | {"code", "helpers", "endpoint"}
+    assert served == ours | {"config.json"}
 
 
 def test_a_folder_without_a_model_or_too_deep_for_a_socket_is_refused(
