@@ -18,7 +18,8 @@ from pathlib import Path
 
 from helpers.endpoint.worker import LOST, locked, setting
 
-WINDOW = 0.005  # seconds that a request waits for one that may come just behind it
+WINDOW = 0.005  # seconds that a request waits for one that may come just behind it,
+COMPANY = 0.05  # and for as many as came together the last time
 MOST = 512  # pairs scored together; a request that is larger is scored alone
 IDLE = 5.0  # seconds without a worker until the process ends
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib"}
@@ -51,17 +52,17 @@ def load_model(model_dir: str):
 
 def together(waiting: queue.Queue) -> Iterator[list]:
     """Without end: requests that came together, up to MOST pairs; none is split."""
-    request = waiting.get()
+    request, last = waiting.get(), 1
     while True:
         batch, size, request = [request], len(request[0]["pairs"]), None
         with contextlib.suppress(queue.Empty):
             while size < MOST:
-                request = waiting.get(timeout=WINDOW)
+                request = waiting.get(timeout=COMPANY if len(batch) < last else WINDOW)
                 if (size := size + len(request[0]["pairs"])) <= MOST:
                     batch.append(request)
                     request = None
         yield batch
-        request = request or waiting.get()
+        request, last = request or waiting.get(), len(batch)
 
 
 def answer(model, batch: list[tuple[dict, Future]]) -> None:

@@ -4,7 +4,6 @@ A model's folder and pairs come in; seconds, peak memory and scores go out. All 
 the processor, whatever else the machine has.
 """
 
-import importlib.util
 import json
 import logging
 import math
@@ -15,13 +14,13 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
 import torch
 
-import helpers
 from helpers.scale.workloads import Pairs, calibration_pairs
 
 Score = Callable[[Pairs], list[float]]
@@ -72,20 +71,16 @@ def rerankers_package(folder: str) -> Score:
 
 
 def endpoint_code(folder: str) -> Score:
-    """Score with the container's code, the request's JSON read and the answer's written.
-
-    It is loaded by its path, as the container loads it: it is a program, of another notebook.
-    """
-    path = Path(helpers.__file__).parent / "endpoint" / "inference.py"
-    spec = importlib.util.spec_from_file_location("inference", path)
-    inference = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(inference)
-    model = inference.model_fn(folder)
+    """Score with the container's code: the request's JSON read, and the answer's written."""
+    # By name, as the container starts it: it is a program, of another notebook.
+    scorer, wire = (import_module(f"helpers.endpoint.{name}") for name in ("scorer", "wire"))
+    model = scorer.load_model(folder)
 
     def score(pairs: Pairs) -> list[float]:
-        body = json.dumps({"text_pairs": pairs})
-        answer, _ = inference.transform_fn(model, body, inference.JSON, inference.JSON)
-        return json.loads(answer)["scores"]
+        request = wire.read(json.dumps({"text_pairs": pairs}), len(pairs))
+        logits, cut = model.logits(request.pairs)
+        found = {"scores": model.activate(logits), "raw": logits[:, -1].tolist(), "cut": cut}
+        return json.loads(wire.write(request, found))["scores"]
 
     return score
 

@@ -3,6 +3,7 @@
 import cohere
 import pytest
 from cohere.core.api_error import ApiError
+from langchain_community.document_compressors import jina_rerank
 from rerankers import Reranker
 from tei_client.clients.http_client import HttpClient
 
@@ -51,3 +52,11 @@ def test_rerankers(endpoint, ranked, kind):
     how = {"api_key": "any", "verbose": 0, "url": f"{endpoint.url}/rerank"}
     found = Reranker("any", model_type=kind, **how).rank(query=QUERY, docs=DOCUMENTS)
     assert_same([(each.doc_id, each.score) for each in found.results], ranked)
+
+
+def test_langchains_client_of_jina(endpoint, ranked, monkeypatch):
+    """It has no setting for the address, but takes it from its module."""
+    monkeypatch.setattr(jina_rerank, "JINA_API_URL", f"{endpoint.url}/v1/rerank")
+    client = jina_rerank.JinaRerank(jina_api_key="any", top_n=4)
+    found = client.rerank(DOCUMENTS, QUERY)
+    assert_same([(each["index"], each["relevance_score"]) for each in found], ranked[:4])

@@ -4,6 +4,7 @@ import queue
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_what_waits_is_taken_together_whole_and_in_order():
     batches = together(waiting)
     taken = [[len(request["pairs"]) for request, _ in next(batches)] for _ in range(4)]
     assert taken == [[1, 200, 300], [20], [2000], [3, 0]]
+
+
+def test_as_many_as_came_the_last_time_are_waited_for(monkeypatch):
+    monkeypatch.setattr(scorer, "COMPANY", 10.0)
+    waiting = queue.Queue()
+    batches = together(waiting)
+    for pair in "abc":
+        waiting.put(requests(pair)[0])
+    assert len(next(batches)) == 3
+    waiting.put(requests("d")[0])
+    threading.Timer(0.2, lambda: [waiting.put(one) for one in requests("e", "f")]).start()
+    assert len(next(batches)) == 3, "two came later than the window of one that is alone"
 
 
 def test_each_gets_its_own_part_and_one_that_fails_spoils_no_other():
