@@ -67,8 +67,10 @@ class Fitter:
         if self.chat:
             safe = math.inf if self.query_first else -1
         for i, (query, passage, first, second) in enumerate(zip(*texts, *spans, strict=True)):
-            size, width = len(first) + len(second), room - len(first) - MARGIN
-            size = sizes[i] if self.chat else size  # where words meet a template, tokens merge
+            words = len(first) + len(second)
+            size = sizes[i] if self.chat else words  # where words meet a template, tokens merge
+            left = room - len(first) - max(size - words, 0)  # a template may repeat the query
+            width = left - MARGIN
             if not self.frame + size:
                 raise ValueError("a pair is empty, and the model puts nothing around it to read")
             if size <= room:
@@ -80,9 +82,8 @@ class Fitter:
             else:
                 cut.append(i)
                 if len(first) > safe:
-                    left = max(room - len(first), 0)
                     query = query[: first[room - 1][1]] if len(first) > room else query
-                    passage = passage[: second[left - 1][1]] if left else ""
+                    passage = passage[: second[left - 1][1]] if left > 0 else ""
                 rows.append((i, (query, passage), self.frame + room))
         return rows, cut
 

@@ -21,8 +21,7 @@ def find_model(model: str | Path, revision: str | None = None) -> Path:
 
     Args:
         model: A folder, or a name such as `BAAI/bge-reranker-base`. A folder goes first.
-        revision: A commit, a branch or a tag of the hub's repository, by default `main`. A commit
-            that is in the cache is not asked for again.
+        revision: A commit, a branch or a tag of the hub's repository, by default `main`.
 
     Raises:
         ModelError: It is neither here nor on the hub, or holds no configuration or no safetensors.
@@ -35,22 +34,21 @@ def find_model(model: str | Path, revision: str | None = None) -> Path:
 
     how = {"revision": revision, "allow_patterns": WANTED, "ignore_patterns": SPARED}
     at = f" at revision {revision}" if revision else ""
-    fault: object = ""
-    # A commit never changes; a branch does, so that the hub is asked before the cache.
-    for local in (True, False) if re.fullmatch("[0-9a-f]{40}", revision or "") else (False, True):
+    fault: Exception | None = None
+    for local in (False, True):  # the hub first, for a commit too: the cache may hold a part
         try:
-            found = Path(snapshot_download(str(model), local_files_only=local, **how))
-            return _whole(found, f"{model}{at} is not whole")
+            found = snapshot_download(str(model), local_files_only=local, **how)
+            return _whole(Path(found), f"{model}{at} is not whole")
         except Exception as error:  # of the network, of the hub, of the cache
-            fault = fault if local else error  # that the cache lacks it says little
+            fault = fault or error
     if isinstance(fault, ModelError):
         raise fault
+    command = f"hf download {model}{f' --revision {revision}' if revision else ''}"
     raise ModelError(
         f"{model}{at} is no folder here, nor can it be had from the hub's cache "
-        f"({constants.HF_HUB_CACHE}) or the hub ({fault}). Where there is a network, "
-        f"`hf download {model}{f' --revision {revision}' if revision else ''}` fills the cache, "
-        "which HF_HOME can bring here; or give the folder of a model"
-    ) from (fault if isinstance(fault, Exception) else None)
+        f"({constants.HF_HUB_CACHE}) or the hub ({fault}). Where there is a network, `{command}` "
+        "fills the cache, which HF_HOME can bring here; or give the folder of a model"
+    ) from fault
 
 
 def _whole(folder: Path, fault: str) -> Path:

@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from pathlib import Path
 
 from sentence_transformers import CrossEncoder
 
@@ -45,9 +46,12 @@ def load_model(model, revision: str | None = None, device: str | None = None) ->
     if kind.endswith(head) and saved and not saved[0].endswith(head):
         said = f"{model} is a {saved[0]} without a head for scores, which would be random"
         raise ValueError(f"{said}: expected one of *{' or *'.join(HEADS)}")
+    modules = Path(folder, "modules.json")
+    if kind.endswith(HEADS) and modules.is_file() and "Pooling" in modules.read_text("utf-8"):
+        raise ValueError(f"{model} was saved as an embedding model: expected a cross-encoder")
     if not client.tokenizer.is_fast:
         raise ValueError(f"{model} has no fast tokenizer: expected a tokenizer.json")
-    if kind.endswith(language) and "message" not in client[0].modality_config:
-        said = "has no chat template, and reads query and passage one after the other"
+    if kind.endswith(language) and "document" not in str(client.tokenizer.chat_template):
+        said = "has no chat template for a query and a document: is it a reranker?"
         warnings.warn(f"{model} is a language model that {said}", stacklevel=3)
     return client

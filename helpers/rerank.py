@@ -76,8 +76,9 @@ class ScoringReranker(BaseDocumentCompressor):
             ranks.setdefault(text, []).append(rank)
         kept = []
         for first, *others in ranks.values():
-            metadata = documents[first - 1].metadata | {"base_rank": first}
-            metadata |= {"duplicates": others} if others else {}
+            metadata = documents[first - 1].metadata | {"base_rank": first, "duplicates": others}
+            if not others:
+                del metadata["duplicates"]  # of an earlier reranker, too
             kept.append(documents[first - 1].model_copy(update={"metadata": metadata}))
         return kept, [(query, text) for text in ranks]
 
@@ -95,9 +96,8 @@ class ScoringReranker(BaseDocumentCompressor):
             )
         if nan := [rank for rank, score in enumerate(scores, start=1) if math.isnan(score)]:
             raise ValueError(f"{name} returned NaN for the document of rank {nan[0]}, no order")
-        more: list[dict] = [{} for _ in scores]
+        more = [{"cross_encoder_score": score} for score in scores]
         if self.base_weight:
-            more = [{"cross_encoder_score": score} for score in scores]
             scores = self._with_similarity(documents, scores)
         ranked = [
             document.model_copy(

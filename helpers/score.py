@@ -69,6 +69,8 @@ class LocalCrossEncoder(BaseCrossEncoder):
         self.cut, self._prompt, self._turn = 0, prompt, threading.Lock()
         self._fitter = Fitter(self.client, prompt, windows)
         shortest, longest = self._fitter.frame + 2, self.client.max_seq_length or math.inf
+        if shortest > longest:
+            raise ValueError(f"prompt and template leave no room in the model's {longest} tokens.")
         if max_length is not None:
             if not shortest <= max_length <= longest:
                 raise ValueError(f"max_length is {max_length}: expected {shortest} to {longest}.")
@@ -94,7 +96,9 @@ class LocalCrossEncoder(BaseCrossEncoder):
         logits, cut = self.logits(text_pairs)
         if cut:
             said = f"{len(cut)} of {len(text_pairs)} pairs are longer than the model's "
-            said += f"{self.client.max_seq_length} tokens and were cut; `windows=True` reads all"
+            said += f"{self.client.max_seq_length} tokens and were cut; "
+            on = self.settings["windows"]
+            said += "their queries leave no room" if on else "`windows=True` reads to the end"
             warnings.warn(said, CutWarning, stacklevel=2)
         return self.activate(logits)
 

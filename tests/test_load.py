@@ -16,9 +16,17 @@ def test_a_head_for_three_labels_is_refused(tiny_bert):
         load_model(tiny_bert(num_labels=3))
 
 
-def test_an_embedding_or_a_language_model_without_a_head_is_refused(tiny_bert, tmp_path):
+def test_an_embedding_or_a_language_model_without_a_head_is_refused(
+    tiny_bert, tiny_model, tmp_path
+):
     """sentence-transformers would give it a head of random weights, and say so in the log alone."""
     SentenceTransformer(str(tiny_bert(BertModel))).save(str(tmp_path))
+    SentenceTransformer(str(tiny_model("Qwen3, yes or no"))).save(str(tmp_path / "decoder"))
+    config = json.loads((tmp_path / "decoder" / "config.json").read_text())
+    config |= {"architectures": ["Qwen3ForCausalLM"]}  # as Qwen3-Embedding says of itself
+    (tmp_path / "decoder" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="was saved as an embedding model"):
+        load_model(tmp_path / "decoder")
     for folder, name in ((tmp_path, "BertModel"), (tiny_bert(BertForMaskedLM), "BertForMaskedLM")):
         with pytest.raises(ValueError, match=f"is a {name} without a head for scores"):
             load_model(folder)
@@ -50,5 +58,8 @@ def test_pickled_weights_are_refused(tiny_bert, tmp_path):
 
 
 def test_a_language_model_without_a_template_is_reported(tiny_model):
-    with pytest.warns(UserWarning, match="is a language model that has no chat template"):
+    with pytest.warns(UserWarning, match="a language model that has no chat template"):
         load_model(tiny_model("Qwen3, yes or no", template=None))
+    chat = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+    with pytest.warns(UserWarning, match="is it a reranker"):
+        load_model(tiny_model("Qwen3, yes or no", template=chat))

@@ -128,6 +128,8 @@ def test_of_documents_that_read_alike_the_first_stands_for_all(compress):
     assert texts(ranked) == ["a", "b"] and field(ranked, "base_rank") == [1, 2]
     assert field(ranked, "duplicates") == [[3, 6], [5]] and field(ranked, "source")[0] == "a.txt"
     assert docs == before
+    again = compress(ScoringReranker(model=Fixed([1, 2])), ranked)
+    assert field(again, "base_rank") == [2, 1] and "duplicates" not in again[0].metadata
 
 
 def test_a_template_puts_metadata_before_the_passage():
@@ -156,7 +158,7 @@ def test_similarity_above_the_mean_is_added_to_the_log_odds():
     assert docs[0].metadata == {"similarity": 0.9}
     alone = rerank([0.5, 0.6, 0.4], docs)
     assert field(alone, "relevance_score") == [0.6, 0.5, 0.4]
-    assert "cross_encoder_score" not in alone[0].metadata
+    assert field(alone, "cross_encoder_score") == [0.6, 0.5, 0.4]
     certain = rerank([1.0, 0.0, 0.5], docs, base_weight=1)
     assert all(math.isfinite(score) for score in field(certain, "relevance_score"))
     assert texts(certain) == ["a", "c", "b"]

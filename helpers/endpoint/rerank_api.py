@@ -8,6 +8,7 @@ vLLM). The endpoint of this folder speaks both.
 
 import json
 import math
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class RerankAPICrossEncoder(BaseCrossEncoder):
     model: the name to ask for, where the server has several.
     max_texts: texts a request; text-embeddings-inference takes 32 unless told otherwise.
     truncate: with "tei", whether the server may cut a text that is too long, which it does not
-        tell; False has it refuse. With "cohere" its own warnings are passed on (`CutWarning`).
+        tell; False has it refuse. With "cohere" its own warnings are passed on, once a call.
     timeout, attempts: seconds for an answer; how often a part is tried while trouble can pass.
 
     What the scores are is the server's matter: here, and with "tei", from 0 to 1.
@@ -69,17 +70,22 @@ class RerankAPICrossEncoder(BaseCrossEncoder):
         of_query: dict[str, list[int]] = {}
         for position, (query, _) in enumerate(pairs):
             of_query.setdefault(query, []).append(position)
-        scores = [math.nan] * len(pairs)
+        scores, said = [math.nan] * len(pairs), []
         for query, positions in of_query.items():
             for start in range(0, len(positions), self.max_texts):
                 part = positions[start : start + self.max_texts]
-                found = self.call(query, [pairs[i][1] for i in part], part)
+                found, warned = self.call(query, [pairs[i][1] for i in part], part)
+                said += [text for text in warned if text not in said]
                 for position, score in zip(part, found, strict=True):
                     scores[position] = score
+        if said:
+            of_cut = re.search("cut|trunc|longer|too long", " ".join(said))
+            kind = CutWarning if of_cut else UserWarning
+            warnings.warn(f"the server says: {'; '.join(said)}", kind, stacklevel=2)
         return scores
 
-    def call(self, query: str, texts: list[str], part: list[int]) -> list[float]:
-        """One request's scores, tried again while the server's trouble can pass."""
+    def call(self, query: str, texts: list[str], part: list[int]) -> tuple[list, list]:
+        """One request's scores and the server's warnings, tried again while trouble can pass."""
         body: dict = {"query": query} | ({"model": self.model} if self.model else {})
         if self.form == "tei":
             body |= {"texts": texts, "raw_scores": False, "truncate": self.truncate}
@@ -101,8 +107,8 @@ class RerankAPICrossEncoder(BaseCrossEncoder):
             time.sleep(pause(attempt))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def read(self, answer: httpx.Response, part: list[int]) -> list[float]:
-        """The scores by index, each exactly once: a server's order is by score."""
+    def read(self, answer: httpx.Response, part: list[int]) -> tuple[list, list]:
+        """The scores by index, each exactly once (a server's order is by score), and warnings."""
         try:
             said = answer.json()
             results = said if self.form == "tei" else said["results"]
@@ -116,7 +122,5 @@ class RerankAPICrossEncoder(BaseCrossEncoder):
             raise EndpointBadAnswer(f"{said}, or an index twice.", part)
         if not all(math.isfinite(score) for _, score in found):
             raise EndpointBadAnswer("a score is not a finite number.", part)
-        if self.form == "cohere":
-            for text in (said.get("meta") or {}).get("warnings") or ():
-                warnings.warn(f"the server says: {text}", CutWarning, stacklevel=4)
-        return [score for _, score in found]
+        meta = (said.get("meta") if self.form == "cohere" else None) or {}
+        return [score for _, score in found], list(map(str, meta.get("warnings") or ()))

@@ -20,7 +20,8 @@ from helpers.endpoint.worker import LOST, locked, setting
 
 WINDOW = 0.005  # seconds that a request waits for one that may come just behind it,
 COMPANY = 0.05  # and for as many as came together the last time
-MOST = 512  # pairs scored together; a request that is larger is scored alone
+MOST = 512  # pairs scored together, and as many seconds of work, at the pace of the last call,
+SECONDS = 5.0  # beyond which no request joins: all of them wait for the last pair
 IDLE = 5.0  # seconds without a worker until the process ends
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib"}
 
@@ -45,20 +46,33 @@ def load_model(model_dir: str):
     if found:
         raise ValueError(f"Only safetensors are loaded; remove {', '.join(sorted(found))}.")
     how = {"precision": precision, "batch_tokens": tokens, "max_length": length}
+    if (windows := os.environ.get("RERANKER_WINDOWS") or "0") not in ("0", "1"):
+        raise ValueError(f"RERANKER_WINDOWS is {windows!r}: expected 0 or 1.")
+    how["windows"] = windows == "1"
     reranker = LocalCrossEncoder(model or model_dir, revision=revision or None, **how)
     reranker.score([("ready?", "ready.")])
     return reranker
 
 
-def together(waiting: queue.Queue) -> Iterator[list]:
-    """Without end: requests that came together, up to MOST pairs; none is split."""
+def work(request: dict) -> int:
+    """What there is to read, in characters."""
+    return sum(len(text) for pair in request["pairs"] for text in pair)
+
+
+def together(waiting: queue.Queue, pace: list[float]) -> Iterator[list]:
+    """Without end: requests that came together, up to MOST pairs and SECONDS; none is split.
+
+    `pace` holds the characters a second of the last call, 0 before there was one.
+    """
     request, last = waiting.get(), 1
     while True:
         batch, size, request = [request], len(request[0]["pairs"]), None
+        load = work(batch[0][0])
         with contextlib.suppress(queue.Empty):
-            while size < MOST:
+            while size < MOST and load < SECONDS * pace[0]:
                 request = waiting.get(timeout=COMPANY if len(batch) < last else WINDOW)
-                if (size := size + len(request[0]["pairs"])) <= MOST:
+                size, load = size + len(request[0]["pairs"]), load + work(request[0])
+                if size <= MOST and load <= SECONDS * pace[0]:
                     batch.append(request)
                     request = None
         yield batch
@@ -142,8 +156,12 @@ def serve(model_dir: str, address: str, owner: int) -> None:
     except Exception as error:
         traceback.print_exc()
         loaded.set_result({"problem": f"{type(error).__name__}: {error}"})
-    for batch in together(waiting):
+    pace = [0.0]
+    for batch in together(waiting, pace):
+        start = time.perf_counter()
         answer(model, batch)
+        if load := sum(work(request) for request, _ in batch):
+            pace[0] = load / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

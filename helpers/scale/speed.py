@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 from tqdm.auto import tqdm
 
 from helpers.hardware import auto_precision
-from helpers.profiles import load_profile
+from helpers.profiles import DATA
 from helpers.scale.machine import encoder_flops, matmul_gflops
 from helpers.scale.variants import PAGE, REFERENCE, VARIANTS, load, overhead, process, run
 from helpers.scale.workloads import Pairs, make_bge_shape, workloads
@@ -32,7 +32,7 @@ def measure_speed(names: list[str], models: list[str], small: bool) -> dict:
     limits = [matmul_gflops(**matrix)]
     for model in models:
         with tempfile.TemporaryDirectory() as folder:
-            where = load_profile("embedded").reranker_model
+            where = DATA / "reranker"
             if model != "embedded":
                 where = make_bge_shape(Path(folder) / "bge", **shape)
             rows, classes = measure(model, str(where), names, work, rounds)

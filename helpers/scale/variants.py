@@ -74,6 +74,8 @@ def endpoint_code(folder: str) -> Score:
     """Score with the container's code: the request's JSON read, and the answer's written."""
     # By name, as the container starts it: it is a program, of another notebook.
     scorer, wire = (import_module(f"helpers.endpoint.{name}") for name in ("scorer", "wire"))
+    for name in ("RERANKER_MODEL", "RERANKER_REVISION"):  # which would be loaded in its place
+        os.environ.pop(name, None)
     model = scorer.load_model(folder)
 
     def score(pairs: Pairs) -> list[float]:

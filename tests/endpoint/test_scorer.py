@@ -55,15 +55,26 @@ def test_what_waits_is_taken_together_whole_and_in_order():
     waiting, sizes = queue.Queue(), [1, 200, 300, 20, 2000, 3, 0]
     for size in sizes:
         waiting.put(({"pairs": [["q", "0"]] * size}, Future()))
-    batches = together(waiting)
+    batches = together(waiting, [1e9])
     taken = [[len(request["pairs"]) for request, _ in next(batches)] for _ in range(4)]
     assert taken == [[1, 200, 300], [20], [2000], [3, 0]]
+
+
+def test_no_more_joins_than_is_soon_done():
+    """Ten characters a pair; at first nobody knows how long one takes."""
+    waiting, pace = queue.Queue(), [0.0]
+    for _ in range(9):
+        waiting.put(({"pairs": [["query", "words"]]}, Future()))
+    batches = together(waiting, pace)
+    assert len(next(batches)) == 1
+    pace[0] = 30 / scorer.SECONDS
+    assert [len(next(batches)) for _ in range(2)] == [3, 3]
 
 
 def test_as_many_as_came_the_last_time_are_waited_for(monkeypatch):
     monkeypatch.setattr(scorer, "COMPANY", 10.0)
     waiting = queue.Queue()
-    batches = together(waiting)
+    batches = together(waiting, [1e9])
     for pair in "abc":
         waiting.put(requests(pair)[0])
     assert len(next(batches)) == 3
@@ -87,6 +98,7 @@ def test_each_gets_its_own_part_and_one_that_fails_spoils_no_other():
         ("RERANKER_PRECISION", "int8", "expected one of fp32"),
         ("RERANKER_BATCH_TOKENS", "0", "whole number of at least 1"),
         ("RERANKER_MAX_PAIRS", "many", "whole number of at least 1"),
+        ("RERANKER_WINDOWS", "yes", "expected 0 or 1"),
         ("RERANKER_MODEL", "BAAI/bge-reranker-base", "RERANKER_REVISION"),
     ],
 )
@@ -94,6 +106,13 @@ def test_a_wrong_setting_is_named_when_the_model_loads(model_dir, monkeypatch, n
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"{name}.*{said}"):
         load_model(str(model_dir))
+
+
+def test_long_passages_are_read_in_windows_where_the_settings_say_so(model_dir, monkeypatch):
+    long = [("how long?", "three weeks " * 600)]
+    assert load_model(str(model_dir)).logits(long)[1] == [0]
+    monkeypatch.setenv("RERANKER_WINDOWS", "1")
+    assert load_model(str(model_dir)).logits(long)[1] == []
 
 
 def test_pickled_weights_are_refused(model_dir, tmp_path):
