@@ -33,7 +33,7 @@ def test_scores_are_torchs_or_the_model_is_refused(architecture, tiny_model, odd
 def test_a_pickled_model_is_converted_anew(tiny_model):
     model = OpenVINOCrossEncoder(tiny_model("BERT"), max_length=40)
     elsewhere = pickle.loads(pickle.dumps(model))
-    np.testing.assert_allclose(elsewhere.score(PAIRS), model.score(PAIRS), atol=1e-6)
+    np.testing.assert_allclose(elsewhere.score(PAIRS), model.score(PAIRS), atol=1e-5)
 
 
 def test_a_conversion_that_computes_something_else_is_refused(tiny_model, monkeypatch):
