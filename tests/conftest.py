@@ -61,6 +61,20 @@ def tiny_bert(tmp_path_factory, model_dir):
     return make
 
 
+@pytest.fixture(scope="session")
+def folder(tiny_bert):
+    """A small random BERT of one label, with the repository's tokenizer."""
+    return tiny_bert()
+
+
+@pytest.fixture(scope="session")
+def tiny(folder):
+    """The same, loaded; for tests that leave it as it is."""
+    from helpers.score import LocalCrossEncoder
+
+    return LocalCrossEncoder(folder)
+
+
 # Architectures: a line each. The transformers class, its configuration, the kind of tokenizer.
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 SMALL |= {"num_attention_heads": 4, "initializer_range": 0.3}

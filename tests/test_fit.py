@@ -14,16 +14,6 @@ CUTS = pytest.mark.filterwarnings("ignore::helpers.fit.CutWarning")
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_bert):
-    return tiny_bert()
-
-
-@pytest.fixture(scope="module")
-def tiny(folder):
-    return LocalCrossEncoder(folder)
-
-
-@pytest.fixture(scope="module")
 def words(tiny):
     """Six hundred words of a token each."""
     known = sorted(tiny.client.tokenizer.get_vocab())

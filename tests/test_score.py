@@ -29,16 +29,6 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_bert):
-    return tiny_bert()
-
-
-@pytest.fixture(scope="module")
-def tiny(folder):
-    return LocalCrossEncoder(folder)
-
-
 def close(scores, expected):
     np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
 
