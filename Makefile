@@ -46,7 +46,7 @@ run: $(if $(filter $(SCALE),$(NOTEBOOKS)),setup-scale,setup) ## execute notebook
 	@echo "The executed notebooks, as pages:"
 	@ls $(foreach n,$(NOTEBOOKS),build/html/$(n).html)
 
-lab: setup ## open the notebooks in JupyterLab (notebook 06 wants `make setup-scale` before)
+lab: setup ## open the notebooks in JupyterLab (06 and 07 want `make setup-scale` before)
 	$(BIN)/jupyter lab notebooks
 
 fast: setup-scale ## lint, and the tests that are not slow
@@ -63,27 +63,28 @@ lines: ## lines of Python by folder; fails above a budget
 	@find helpers tools tests -name '*.py' -exec wc -l {} + | awk '$$2 != "total" { \
 	    folder = $$2; sub("/[^/]*$$", "", folder); sub("^tests/.*", "tests", folder); \
 	    lines[folder] += $$1; if (folder != "tests") lines["all but tests"] += $$1 } \
-	  END { most["helpers"] = 1300; most["all but tests"] = 6200; most["tests"] = 5900; \
+	  END { most["helpers"] = 1300; most["all but tests"] = 6950; most["tests"] = 6150; \
 	    for (name in lines) { \
 	      printf("%-17s %5d%s\n", name, lines[name], (name in most) ? " of " most[name] : "") | "sort"; \
 	      if (name in most && lines[name] > most[name]) over = 1 } \
 	    exit over }'
 
-evaluate: setup ## the table of metrics (QUESTIONS=my.jsonl CORPUS=my.txt for your own; SPLIT=dev or test)
-	$(BIN)/python -m helpers.measure.quality --profile "$(PROFILE)" $(if $(QUESTIONS),--questions "$$QUESTIONS") $(if $(CORPUS),--corpus "$$CORPUS") $(if $(SPLIT),--split "$(SPLIT)")
+evaluate: setup ## the table of metrics (QUESTIONS=my.jsonl CORPUS=my.txt for your own; SPLIT=dev or test, PRECISION=auto)
+	$(BIN)/python -m helpers.measure.quality --profile "$(PROFILE)" $(if $(QUESTIONS),--questions "$$QUESTIONS") $(if $(CORPUS),--corpus "$$CORPUS") $(if $(SPLIT),--split "$(SPLIT)") $(if $(PRECISION),--precision "$(PRECISION)")
 
-bench: setup-scale ## every way of scoring and every kind of index, beside the machine's limit (an hour)
-	$(BIN)/python -m helpers.scale.bench
+bench: setup-scale ## every way of scoring and every kind of index, beside the machine's limit (half an hour; DATA=folder with qa/ for a bigger index)
+	$(BIN)/python -m helpers.scale.bench $(if $(DATA),--data "$$DATA")
 
-results: setup ## measure anew what data/results holds, but for bench's part (DATA=folder with speeches/ and scifact/)
+results: setup-scale ## measure anew what data/results holds, but for bench's part (an hour; DATA=folder with speeches/, span_qa/, qa/ and scifact/)
+	@test -n "$(DATA)" || { echo "DATA is not set: expected the folder of the texts that are not in the repository (data/README.md)"; exit 1; }
 	{ git describe --always --dirty --exclude '*'; sha256sum data/reranker/model.safetensors; nproc; uname -m; $(BIN)/pip freeze | grep -E '^(torch|transformers|sentence-transformers|faiss-cpu|langchain-core)=='; } > data/results/made_on.txt
-	$(BIN)/python -m helpers.measure.quality --split dev > data/results/address_dev.txt
-	$(BIN)/python -m helpers.measure.quality --split test > data/results/address_test.txt
+	$(BIN)/python -m helpers.measure.ranking --data "$$DATA"
+	$(BIN)/python -m helpers.measure.reading
 	$(BIN)/python -m helpers.measure.sweep
-	$(if $(DATA),$(BIN)/python -m helpers.measure.quality --corpus "$$DATA/speeches/state_of_the_union_2022.txt" --questions data/judgements_state_of_the_union_2022.jsonl > data/results/state_of_the_union_2022.txt)
-	$(if $(DATA),$(BIN)/python -m helpers.measure.windows "$$DATA/qa/squad_dev_v1.1.json" --out data/results/windows.json)
-	$(BIN)/python -m helpers.measure.reading $(if $(DATA),--data "$$DATA")
-	$(if $(DATA),$(BIN)/python -m helpers.measure.beir "$$DATA/scifact" -k 20 --precision auto --out data/results/scifact.json)
+	$(BIN)/python -m helpers.measure.windows "$$DATA/qa/squad_dev_v1.1.json" --precision auto --out data/results/windows.csv
+	$(BIN)/python -m helpers.measure.beir "$$DATA/scifact" --words 20 --precision auto --out data/results/scifact.csv
+	$(BIN)/python -m helpers.scale.precision --out data/results/precision.csv
+	$(BIN)/python tools/figures.py
 
 hub: setup ## the models of LangChain's page from the Hugging Face hub, and whether its answer of 2024 holds
 	$(BIN)/python tools/hub_answer.py

@@ -13,6 +13,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import PositiveInt
 
 from helpers.index import SimilarityRetriever
+from helpers.measure.orders import MORE
 from helpers.rerank import ScoringReranker
 
 # Where a script puts no spaces between words, each character is one.
@@ -42,6 +43,28 @@ class BM25(BaseRetriever):
         scores = self._index.get_scores(asked)
         best = np.argsort(-scores, kind="stable")[: self.k]
         return [self.docs[i] for i in best if scores[i] > 0]
+
+
+class HybridRetriever(SimilarityRetriever):
+    """The `k` nearest passages, then those that `words` finds and that are not among them.
+
+    Each with its `metadata["similarity"]`, whichever search found it: what `ScoringReranker` needs
+    for `base_weight`. For a cross-encoder alone LangChain's `MergerRetriever` will do.
+    """
+
+    words: BaseRetriever
+
+    def _get_relevant_documents(self, query: str, *, run_manager) -> list[Document]:
+        nearest = super()._get_relevant_documents(query, run_manager=run_manager)
+        known = {doc.page_content for doc in nearest}
+        more = [doc for doc in self.words.invoke(query) if doc.page_content not in known]
+        embed = self.store.embeddings
+        vectors = embed.embed_documents([doc.page_content for doc in more]) if more else []
+        asked = np.asarray(embed.embed_query(query))
+        for doc, vector in zip(more, vectors, strict=True):
+            metadata = doc.metadata | {"similarity": float(asked @ vector)}
+            nearest.append(doc.model_copy(update={"metadata": metadata}))
+        return nearest
 
 
 class ChunkAndSentence(BaseCrossEncoder):
@@ -87,16 +110,20 @@ def pipelines(
     k: int = 20,
     base_weight: float = 0.0,
 ) -> dict[str, BaseRetriever]:
-    """Return the retrievers that the table compares, each giving `k` documents of a FAISS `store`.
+    """Return the retrievers that the table compares over a FAISS `store`.
 
     `reranked` is by the cross-encoder's score alone, `fused` by `ScoringReranker(base_weight=...)`,
-    left out where that is 0.
+    left out where that is 0; both over the `k` nearest. `vectors + BM25` is the last of them over
+    those and the ten best of BM25.
     """
     base, remembering = SimilarityRetriever(store=store, k=k), Remembering(cross_encoder)
+    hybrid = HybridRetriever(store=store, k=k, words=BM25(docs=list(chunks), k=MORE))
 
-    def reranked(model: BaseCrossEncoder, weight: float = 0.0) -> BaseRetriever:
+    def reranked(
+        model: BaseCrossEncoder, weight: float = 0.0, retriever: BaseRetriever = base
+    ) -> BaseRetriever:
         compressor = ScoringReranker(model=model, base_weight=weight)
-        return ContextualCompressionRetriever(base_compressor=compressor, base_retriever=base)
+        return ContextualCompressionRetriever(base_compressor=compressor, base_retriever=retriever)
 
     fused = {"fused": reranked(remembering, base_weight)} if base_weight else {}
     return {
@@ -104,4 +131,6 @@ def pipelines(
         "base (vectors)": base,
         "chunk + sentence": reranked(ChunkAndSentence(embeddings)),
         "reranked": reranked(remembering),
-    } | fused
+        **fused,
+        "vectors + BM25": reranked(remembering, base_weight, hybrid),
+    }

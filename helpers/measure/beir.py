@@ -1,16 +1,16 @@
 """A collection in BEIR's layout, through the same metrics: `python -m helpers.measure.beir FOLDER`.
 
 The folder holds `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`, as
-https://github.com/beir-cellar/beir/wiki/Load-your-custom-dataset has them. Vectors find the nearest
-documents, the cross-encoder reranks them, and nDCG@10 is printed for BM25 and for both orders:
-ground truth that nobody here wrote. `--out` keeps the result for notebook 04.
+https://github.com/beir-cellar/beir/wiki/Load-your-custom-dataset has them. Vectors and word search
+find documents, the cross-encoder reranks them, and nDCG@10 is printed for each order: ground truth
+that nobody here wrote. `--out` keeps each query's for notebook 04.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from langchain_core.documents import Document
 from pydantic_core import from_json
@@ -19,11 +19,14 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from sentence_transformers.util import dot_score
 from tqdm.auto import tqdm
 
-from helpers.evaluate import compare
+from helpers.evaluate import per_question
+from helpers.hardware import as_onednn
 from helpers.index import read_text
 from helpers.judgements import read_jsonl
 from helpers.measure.baselines import BM25
-from helpers.measure.command import one_line, positive, some_ids, write
+from helpers.measure.command import one_line, positive, printable, some_ids, write
+from helpers.measure.intervals import gains
+from helpers.measure.orders import orders
 from helpers.profiles import load_profile
 from helpers.score import LocalCrossEncoder
 
@@ -101,12 +104,14 @@ def read_collection(folder: Path) -> tuple[dict[str, str], dict[str, str], pd.Da
 
 
 def main() -> None:
-    """Print nDCG@10 of vectors and of vectors reranked, with the paired interval."""
+    """Print nDCG@10 of each order of the documents, with paired intervals against vectors."""
     parser = argparse.ArgumentParser("python -m helpers.measure.beir", description=main.__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("-k", type=positive, default=100, help="documents to rerank")
+    parser.add_argument("-k", type=positive, default=20, help="nearest documents to rerank")
+    parser.add_argument("--words", type=positive, default=100, help="BM25's documents to rerank")
     parser.add_argument("--precision", default="fp32", help="auto: 16 bits where they are fast")
-    parser.add_argument("--out", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--check", action="store_true", help="measure vectors by another library")
+    parser.add_argument("--out", type=Path, help="also write nDCG@10 of each query here, as CSV")
     arguments = parser.parse_args()
     k = arguments.k
     with one_line(parser):
@@ -118,8 +123,10 @@ def main() -> None:
             )
         cross_encoder = LocalCrossEncoder(profile.reranker_model, precision=arguments.precision)
     bi_encoder = SentenceTransformer(profile.embedding_model)
+    if bi_encoder.device.type == "cpu":
+        as_onednn(bi_encoder)
     names, texts = list(documents), list(documents.values())
-    bm25 = BM25(docs=[Document(text, id=name) for name, text in documents.items()], k=k + 1)
+    bm25 = BM25(docs=[Document(text, id=name) for name, text in documents.items()], k=len(names))
     options, how = (
         {"show_progress_bar": True, "convert_to_tensor": True},
         profile.embedding_settings,
@@ -127,34 +134,42 @@ def main() -> None:
     vectors = bi_encoder.encode(texts, **options, **how.get("encode_kwargs", {}))
     asked = bi_encoder.encode([*queries.values()], **options, **how.get("query_encode_kwargs", {}))
     similarity = (asked @ vectors.T).cpu().numpy()
-    rows: dict[str, list[tuple]] = {"BM25": [], "base": [], "reranked": []}
+    rows: dict[str, list[tuple]] = {}
     asked = zip(queries.items(), similarity, strict=True)
     for (query_id, query), row in tqdm(asked, desc="Reranking", total=len(queries)):
         itself = query_id if query_id in own else None
-        nearest = [i for i in np.argsort(-row, kind="stable")[: k + 1] if names[i] != itself][:k]
-        scores = cross_encoder.score([(query, texts[i]) for i in nearest])
-        by_words = [doc.id for doc in bm25.invoke(query) if doc.id != itself][:k]
-        rows["BM25"] += [(query_id, name, float(-rank)) for rank, name in enumerate(by_words)]
-        rows["base"] += [(query_id, names[i], float(row[i])) for i in nearest]
-        rows["reranked"] += [(query_id, names[i], s) for i, s in zip(nearest, scores, strict=True)]
+        near = {n: float(s) for n, s in zip(names, row, strict=True) if n != itself}
+        words = [doc.id for doc in bm25.invoke(query) if doc.id != itself]
+        known: dict[str, float] = {}
+
+        def score(ids: Sequence[str], query=query, known=known) -> list[float]:
+            new = [name for name in ids if name not in known]
+            pairs = [(query, documents[name]) for name in new]
+            known |= dict(zip(new, cross_encoder.score(pairs), strict=True))
+            return [known[name] for name in ids]
+
+        found = orders(near, words, score, k, profile.base_weight)
+        best = words[: arguments.words]
+        found[f"cross-encoder, BM25's {arguments.words}"] = dict(
+            zip(best, score(best), strict=True)
+        )
+        for name, order in found.items():
+            rows.setdefault(name, []).extend((query_id, doc, value) for doc, value in order.items())
     columns = ["query_id", "doc_id", "score"]
     runs = {name: pd.DataFrame(found, columns=columns) for name, found in rows.items()}
-    compared = compare(qrels, runs, base="base")
-
-    independent = None  # this second implementation knows neither grades nor queries of `own`
-    if not own and not how and qrels["relevance"].max() == 1:
+    values = pd.DataFrame({name: per_question(qrels, run)["nDCG@10"] for name, run in runs.items()})
+    print(f"{arguments.folder.name}: {len(queries)} queries, {len(documents)} documents, nDCG@10")
+    print(printable(gains(values, "vectors")).to_string())
+    # This second implementation knows neither grades nor queries of `own`.
+    if arguments.check and not own and not how and qrels["relevance"].max() == 1:
         relevant = qrels[qrels["relevance"] > 0].groupby("query_id")["doc_id"].agg(set).to_dict()
         settings = {"ndcg_at_k": [10], "score_functions": {"dot": dot_score}}
         evaluator = InformationRetrievalEvaluator(queries, documents, relevant, **settings)
         independent = evaluator(bi_encoder)["dot_ndcg@10"]
-    name, gain = arguments.folder.name, compared.loc["reranked"]
-    command = f"python -m helpers.measure.beir {name} -k {k} --precision {arguments.precision}"
-    result = {"collection": name, "command": command}
-    result |= {"queries": len(queries), "documents": len(documents), "reranked candidates": k}
-    result |= {"nDCG@10": compared["nDCG@10"].drop("oracle").to_dict()}
-    result |= {"base by InformationRetrievalEvaluator": independent}
-    result |= {"gain": gain["gain"], "95 % interval": [gain["low"], gain["high"]]}
-    write(arguments.out, result)
+        print(
+            f"vectors, by sentence-transformers' InformationRetrievalEvaluator: {independent:.4f}"
+        )
+    write(arguments.out, values.rename_axis("question").reset_index())
 
 
 if __name__ == "__main__":

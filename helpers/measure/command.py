@@ -1,14 +1,15 @@
 """What the commands of this folder share: arguments, errors, and how a result is written."""
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+from langchain_core.embeddings import Embeddings
 
 from helpers.hub import ModelError
+from helpers.profiles import Profile
 
 
 def positive(text: str) -> int:
@@ -28,13 +29,18 @@ def one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
         parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
 
 
-def write(path: Path | None, result: dict) -> None:
-    """Print `result` as JSON, and write it to `path` if there is one."""
-    text = json.dumps(result, indent=1)
+def load_embeddings(profile: Profile) -> Embeddings:
+    """Load a profile's embedding model with its own settings."""
+    from langchain_huggingface import HuggingFaceEmbeddings  # takes seconds, --help need not
+
+    return HuggingFaceEmbeddings(model_name=profile.embedding_model, **profile.embedding_settings)
+
+
+def write(path: Path | None, rows: pd.DataFrame) -> None:
+    """Write a result to `path`, if there is one, as CSV with numbers of six decimals."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    print(text)
+        rows.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
 
 
 def some_ids(ids: list[str]) -> str:
@@ -43,7 +49,7 @@ def some_ids(ids: list[str]) -> str:
 
 
 def printable(compared: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of `evaluate.compare` to three decimals, its interval as one column."""
+    """Return the table of `evaluate.gains` or `compare` to three decimals, its interval as one."""
     spans = [f"[{low:+.3f}, {high:+.3f}]" for low, high in compared[["low", "high"]].to_numpy()]
     table = compared.round(3).drop(columns=["low", "high"])
     table.insert(table.columns.get_loc("gain") + 1, "95 % interval", spans)

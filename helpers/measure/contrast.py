@@ -7,12 +7,12 @@ question prefers the passage that answers. Ties count as wrong.
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
 from langchain_core.embeddings import Embeddings
 from sklearn.preprocessing import normalize
 
 from helpers.measure.baselines import words
+from helpers.measure.intervals import share
 from helpers.profiles import DATA
 
 CONTRAST = DATA / "contrast_questions.jsonl"
@@ -70,19 +70,6 @@ def judged(records: Sequence[dict], score: Scorer) -> pd.DataFrame:
             right = {"pairs right both ways": both, "their first question alone": first}
         rows += [(what, decoy["kind"], name, value) for what, value in right.items()]
     return pd.DataFrame(rows, columns=["what", "kind", "id", "right"])
-
-
-def share(rows: pd.DataFrame, resamples: int = 4000) -> tuple[float, float, float]:
-    """Return the mean of `right` and its 95 % interval.
-
-    The bootstrap draws questions, not comparisons: those of one question stand or fall together.
-    With the difference of two scorers in `right`, the interval is that of the paired difference.
-    """
-    by_question = rows.groupby("id")["right"].agg(["sum", "count"]).to_numpy(float)
-    draw = np.random.default_rng(0).integers(0, len(by_question), (resamples, len(by_question)))
-    sums = by_question[draw].sum(1)
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
-    return float(rows["right"].mean()), float(low), float(high)
 
 
 def contrast_table(rows: pd.DataFrame) -> pd.DataFrame:

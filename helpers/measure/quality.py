@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.evaluate import compare, to_run
+from helpers.evaluate import compare, per_question, to_run
+from helpers.hardware import choose_dtype
 from helpers.index import build_index, read_text, split_text
 from helpers.judgements import load_judgements, to_qrels
 from helpers.measure.baselines import pipelines
-from helpers.measure.command import one_line, positive, printable, some_ids
+from helpers.measure.command import load_embeddings, one_line, positive, printable, some_ids
+from helpers.measure.intervals import questions_needed
 from helpers.profiles import load_profile
 from helpers.score import LocalCrossEncoder
 
@@ -28,15 +30,18 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="the text that the questions are about")
     parser.add_argument("--split", help="dev (the default for the embedded questions) or test")
     parser.add_argument("-k", type=positive, default=20, help="candidates to rerank")
+    parser.add_argument("--precision", default="fp32", help="fp32, bf16, fp16 or auto")
+    parser.add_argument("--within", type=float, default=0.03, help="how sure you want to be")
     arguments = parser.parse_args()
     if (arguments.questions is None) != (arguments.corpus is None):
         parser.error("--questions and --corpus go together: the spans point into that text")
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    from langchain_huggingface import HuggingFaceEmbeddings
-
     with one_line(parser):
+        if not arguments.within > 0:
+            raise ValueError(f"--within is {arguments.within}: expected more than 0, as 0.03")
         profile = load_profile(arguments.profile)
+        choose_dtype(arguments.precision)  # now, not after the index
         corpus, file, split = arguments.corpus, arguments.questions, arguments.split
         if file is None:
             corpus, file, split = profile.corpus, profile.judgements, split or "dev"
@@ -55,11 +60,9 @@ def main() -> None:
         if not measured:
             raise ValueError(f"{file}: no question can be measured: " + "; ".join(said))
 
-    embeddings = HuggingFaceEmbeddings(
-        model_name=profile.embedding_model, **profile.embedding_settings
-    )
+    embeddings = load_embeddings(profile)
     store = build_index(corpus, embeddings, distance_strategy=profile.distance_strategy)
-    cross_encoder = LocalCrossEncoder(profile.reranker_model)
+    cross_encoder = LocalCrossEncoder(profile.reranker_model, precision=arguments.precision)
     retrievers = pipelines(
         store, chunks, cross_encoder, embeddings, arguments.k, profile.base_weight
     )
@@ -70,6 +73,14 @@ def main() -> None:
     print("questions: " + ", ".join(f"{kind} {count}" for kind, count in counts.items()))
     print("".join(f"not measured, {line}\n" for line in said))
     print(printable(compare(qrels, runs, questions=measured)).to_string())
+    if len(measured) < 30:
+        print(f"\n{len(measured)} questions: with thirty this would say how many you need")
+        return
+    base = per_question(qrels, runs["base (vectors)"])["nDCG@10"]
+    print(f"\nquestions that an interval of +-{arguments.within:g} needs, by the spread of these:")
+    for name in [n for n in runs if n not in ("base (vectors)", "BM25")]:
+        differences = per_question(qrels, runs[name])["nDCG@10"] - base
+        print(f"{name:16} {questions_needed(differences, arguments.within):5}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """What cutting a long document costs, and what windows cost: `python -m helpers.measure.windows`.
 
 Each document is six paragraphs of a Wikipedia article, about twice what the cross-encoder reads,
-joined out of SQuAD 1.1 (https://arxiv.org/abs/1606.05250, CC BY-SA 4.0); a question's document is
-the one that its paragraph lies in. Ten candidates by vectors are reranked twice.
+joined out of SQuAD 1.1's dev set (https://arxiv.org/abs/1606.05250, CC BY-SA 4.0); a question's
+document is the one that its paragraph lies in. Asked is what the embedded cross-encoder was not
+trained on, the articles that `helpers.training` keeps for dev. Ten candidates are reranked twice.
 """
 
 import argparse
+import hashlib
 import json
 import random
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -16,75 +17,80 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 from tqdm.auto import tqdm
 
-from helpers.evaluate import compare
+from helpers.evaluate import best_order, per_question
 from helpers.index import read_text
-from helpers.measure.command import one_line, positive, write
+from helpers.measure.command import load_embeddings, one_line, positive, printable, write
+from helpers.measure.intervals import gains
 from helpers.profiles import load_profile
 from helpers.score import LocalCrossEncoder
 
+HELD_OUT = 7  # as helpers.training.read.DEV_SHARE
+
 
 def read_squad(path: Path, paragraphs: int, questions: int) -> tuple[list[Document], list[tuple]]:
-    """Return documents of so many paragraphs, and so many (id, question, document's id), seeded."""
+    """Return documents of so many paragraphs, and so many (id, question, document's id), seeded.
+
+    ValueError: the articles that were not trained on have fewer questions.
+    """
     documents, asked = [], []
     for article in json.loads(read_text(path))["data"]:
         parts = article["paragraphs"]
+        number = int(hashlib.sha1(article["title"].encode()).hexdigest(), 16)
         for start in range(0, len(parts) - paragraphs + 1, paragraphs):
             name, some = f"{article['title']}#{start}", parts[start : start + paragraphs]
             documents.append(Document("\n\n".join(part["context"] for part in some), id=name))
-            asked += [(qa["id"], qa["question"], name) for part in some for qa in part["qas"]]
+            if number % HELD_OUT == 0:
+                asked += [(qa["id"], qa["question"], name) for part in some for qa in part["qas"]]
+    if len(asked) < questions:
+        raise ValueError(f"{path}: {len(asked)} questions were not trained on, not {questions}")
     return documents, random.Random(0).sample(asked, questions)
 
 
 def main() -> None:
-    """Print nDCG@10 of vectors, of documents cut, and of windows, with what each took."""
+    """Print nDCG@10 of vectors, of documents cut and of windows, and write each question's."""
     parser = argparse.ArgumentParser("python -m helpers.measure.windows", description=main.__doc__)
     parser.add_argument("squad", type=Path, help="SQuAD 1.1, its dev set: dev-v1.1.json")
     parser.add_argument("--questions", type=positive, default=150)
     parser.add_argument("-k", type=positive, default=10, help="documents to rerank")
-    parser.add_argument("--out", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--precision", default="fp32", help="auto: 16 bits where they are fast")
+    parser.add_argument("--out", type=Path, help="also write each question's here, as CSV")
     arguments = parser.parse_args()
-    from langchain_huggingface import HuggingFaceEmbeddings
-
     with one_line(parser):
         profile = load_profile()
         documents, asked = read_squad(arguments.squad, 6, arguments.questions)
-    embeddings = HuggingFaceEmbeddings(
-        model_name=profile.embedding_model, **profile.embedding_settings
-    )
+    embeddings = load_embeddings(profile)
     store = InMemoryVectorStore.from_documents(documents, embeddings)
-    rows = {"base (vectors)": []}
     found = [store.similarity_search_with_score(question, arguments.k) for _, question, _ in asked]
-    for (id, _, _), candidates in zip(asked, found, strict=True):
-        rows["base (vectors)"] += [(id, doc.id, score) for doc, score in candidates]
+    orders = {"vectors": [score for docs in found for _, score in docs]}
+    ids = [(id, doc.id) for (id, *_), docs in zip(asked, found, strict=True) for doc, _ in docs]
     pairs = [
         (q, doc.page_content)
         for (_, q, _), docs in zip(asked, found, strict=True)
         for doc, _ in docs
     ]
-    seconds, cut, tokens = {}, {}, {}
+    counts = pd.DataFrame(ids, columns=["query_id", "doc_id"])
     for name, windows in (("cut", False), ("windows", True)):
-        model = LocalCrossEncoder(profile.reranker_model, windows=windows)
-        start, scores = time.perf_counter(), []
+        model = LocalCrossEncoder(
+            profile.reranker_model, precision=arguments.precision, windows=windows
+        )
+        orders[name] = []
         for first in tqdm(range(0, len(pairs), 50), desc=name):
-            logits, _ = model.logits(pairs[first : first + 50])
-            scores += model.activate(logits)
-        seconds[name], cut[name] = time.perf_counter() - start, model.cut
-        tokens[name] = model.count_tokens(pairs)
-        ids = [(id, doc_id) for id, doc_id, _ in rows["base (vectors)"]]
-        rows[name] = [(*pair, score) for pair, score in zip(ids, scores, strict=True)]
-    columns = ["query_id", "doc_id", "score"]
-    runs = {name: pd.DataFrame(found, columns=columns) for name, found in rows.items()}
+            orders[name] += model.activate(model.logits(pairs[first : first + 50])[0])
+        counts[f"tokens, {name}"] = [model.count_tokens([pair]) for pair in pairs]
     qrels = pd.DataFrame(
         [(id, name, 1) for id, _, name in asked], columns=["query_id", "doc_id", "relevance"]
     )
-    compared = compare(qrels, runs)
-    against_cut = compare(qrels, runs, base="cut").loc["windows"]
-    result = {"documents": len(documents), "questions": len(asked), "candidates": arguments.k}
-    result |= {"nDCG@10": compared["nDCG@10"].to_dict()}
-    result |= {"windows over cut": against_cut[["gain", "low", "high"]].to_dict()}
-    result |= {"pairs cut": cut, "tokens read": tokens}
-    result |= {"times the seconds of cutting": seconds["windows"] / seconds["cut"]}
-    write(arguments.out, result)
+    runs = {name: counts[["query_id", "doc_id"]].assign(score=s) for name, s in orders.items()}
+    runs["oracle"] = best_order(runs["vectors"], qrels)
+    values = pd.DataFrame({name: per_question(qrels, run)["nDCG@10"] for name, run in runs.items()})
+    print(f"{len(documents)} documents, {len(asked)} questions, {arguments.k} candidates, nDCG@10")
+    print(printable(gains(values, "vectors")).to_string())
+    tokens = counts.drop(columns="doc_id").groupby("query_id").sum()
+    tokens["documents cut"] = (
+        counts[counts["tokens, cut"] < counts["tokens, windows"]].groupby("query_id").size()
+    )
+    values = values.join(tokens.fillna(0).astype(int))
+    write(arguments.out, values.rename_axis("question").reset_index())
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""How notebook 06 scores faster and more: OpenVINO, the benchmark, other indexes, the bulk job."""
+"""How notebooks 06 and 07 score faster and more: OpenVINO, benchmarks, indexes, the bulk job."""

@@ -1,14 +1,10 @@
 """Every way of scoring the same pairs, in one run: `python -m helpers.scale.bench`.
 
-Two models (the profile's cross-encoder, and bge-reranker-base's shape with random weights, whose
-speed is the real one's), four workloads, every variant a process of its own that loads its model
-once. The variants take turns, round by round, so that a busy moment of the machine falls on all.
-Beside the seconds: the peak memory, how far scores lie from fp32's and whether they keep its order,
-and the share of the machine's own matrix multiplication that went into real tokens.
-
-Then the index from a thousand chunks to a hundred thousand (`growth.py`). Writes
-`data/results/bench.json`, from which notebook 06 draws, and prints the tables. About an hour on two
-cores, on which nothing else should run.
+Two models (the embedded one, and bge-reranker-base's shape with random weights, whose speed is the
+real one's), four workloads, every variant a process of its own that loads its model once. The
+variants take turns, round by round, so that a busy moment of the machine falls on all. Then the
+index as it grows (`growth.py`). Writes `data/results/bench.json`, from which notebooks 06 and 07
+draw, and prints the tables. Half an hour on two cores with AVX-512, which do nothing else.
 """
 
 import argparse
@@ -17,9 +13,10 @@ from pathlib import Path
 
 from helpers.profiles import DATA
 from helpers.scale.variants import PAGE, REFERENCE, VARIANTS
+from helpers.scale.workloads import BIG
 
 PARTS = ("speed", "growth")
-MODELS = ("embedded", "12 x 768")
+MODELS = ("embedded", BIG)
 
 
 def main() -> None:
@@ -36,10 +33,11 @@ def main() -> None:
         ("--models", MODELS, "keep the other"),
     ):
         parser.add_argument(name, nargs="+", choices=known, default=known, help=text)
+    parser.add_argument("--data", type=Path, help="folder with qa/*.json, texts for the index")
     parser.add_argument("--small", action="store_true", help="a minute's work, to try the code")
     parser.add_argument("--out", type=Path, help="by default in data/results; if small, in build")
     asked = parser.parse_args()
-    # What was only tried does not replace what notebook 06 shows.
+    # What was only tried does not replace what the notebooks show.
     place = DATA.parent / "build" if asked.small else DATA / "results"
     out = asked.out or place / "bench.json"
     result = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
@@ -47,19 +45,19 @@ def main() -> None:
         if part == "speed":
             models = asked.models[-1:] if asked.small else asked.models
             names = [name for name in VARIANTS if name in {PAGE, REFERENCE, *asked.variants}]
-            found = speed.measure_speed(names, models, asked.small)
-            for kept in ("rows", "classes"):
-                old = result.get("speed", {}).get(kept, [])
-                found[kept] += [row for row in old if row["model"] not in models]
+            found, old = speed.measure_speed(names, models, asked.small), result.get("speed", {})
+            found["rows"] += [row for row in old.get("rows", []) if row["model"] not in models]
+            found["matmul GFLOP/s"] = old.get("matmul GFLOP/s", {}) | found["matmul GFLOP/s"]
         else:
-            found = {"rows": growth.measure_growth(**growth.SMALL if asked.small else {})}
+            small = growth.SMALL if asked.small else {}
+            found = growth.measure_growth(asked.data, **small)
         result[part] = {"machine": describe()} | found
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if "speed" in result:
         speed.report(result["speed"])
     if "growth" in result:
-        growth.report_growth(result["growth"]["rows"])
+        growth.report_growth(result["growth"])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Of the rows, sorted by id, 4,096 at a time become one Parquet part, named by a hash of all that its
 scores depend on: a part that is there is right, and after a crash the same command does the rest.
 On a machine of a Ray cluster, `RAY_ADDRESS=auto` takes all of it; the others need this package and
-the model under the same path, not PAIRS and OUT. It computes on processors; GPUs are left alone.
+the model under the same path, not PAIRS and OUT. It computes on GPUs where Ray has some, else on
+processors; parts of the two have different names, for their scores differ in the last digits.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from helpers.profiles import load_profile
 FAULTS = (ValueError, OverflowError, RecursionError, OSError, pa.ArrowException, sqlite3.Error)
 PART_ROWS = 4096  # the same for any number of workers: the names depend on it
 PART = r"scores-[0-9a-f]{24}\.parquet"
-PRECISIONS = ["fp32", "bf16", "auto"]
+PRECISIONS, DEVICES = ["fp32", "bf16", "fp16", "auto"], ["auto", "cpu", "cuda"]
 
 
 class JobError(ValueError):
@@ -48,6 +49,20 @@ class Written(NamedTuple):
     total: int
 
 
+@contextlib.contextmanager
+def _ray_ends_with_an_error() -> Iterator[None]:
+    fresh = not ray.is_initialized()
+    try:
+        yield
+    except BaseException as error:
+        if fresh and ray.is_initialized():
+            ray.shutdown()
+        if isinstance(error, ray.exceptions.RayError):
+            raise JobError(f"A worker failed: {str(error).strip().splitlines()[-1]}") from error
+        raise
+
+
+@_ray_ends_with_an_error()
 def score_table(
     pairs: str | Path,
     out: str | Path,
@@ -55,6 +70,7 @@ def score_table(
     *,
     workers: int | None = None,
     precision: str = "fp32",
+    device: str = "auto",
     batch_size: int = 256,
     progress: bool = False,
 ) -> Written:
@@ -72,8 +88,11 @@ def score_table(
         out: The folder of parts, with the columns id and score (32-bit float), and of nothing else
             but names that begin with "." or "_"; a path or a URI. Two runs may share it.
         model: The model's folder; by default the profile's reranker.
-        workers: Processes, each with one CPU; by default, and at most, one for each CPU of Ray's.
-        precision: `fp32`, `bf16` or `auto`, which is decided here, once for all workers.
+        workers: Processes, each with one CPU, and on a GPU with one of those; by default, and at
+            most, one for each that Ray has.
+        precision: `fp32`, `bf16`, `fp16` or `auto`, which is decided once for all workers: by this
+            machine's processor, or by one worker's GPU.
+        device: `cuda`, `cpu` or `auto`, which is `cuda` where Ray has a GPU.
         batch_size: Rows handed to a worker at once.
         progress: Whether to show a bar.
 
@@ -81,16 +100,13 @@ def score_table(
         JobError: `pairs`, `out` or an argument cannot be used, Ray does not start, or a worker
             failed. Finished parts stay, and none is deleted.
     """
-    if workers == 0 or min(batch_size, workers or 1) < 1 or precision not in PRECISIONS:
-        raise JobError(f"{workers=}, {batch_size=}, {precision=}: expected >= 1, {PRECISIONS}.")
-    if precision == "auto":
-        from helpers.hardware import auto_precision  # takes seconds
-
-        precision = auto_precision("cpu")
+    if workers == 0 or min(batch_size, workers or 1) < 1:
+        raise JobError(f"{workers=}, {batch_size=}: expected at least 1.")
+    if precision not in PRECISIONS or device not in DEVICES:
+        raise JobError(f"{precision=}, {device=}: expected one of {PRECISIONS} and of {DEVICES}.")
     model = Path(model or load_profile().reranker_model).absolute()
     if not list(model.glob("*.safetensors")):
         raise JobError(f"{model} holds no safetensors weights: expected a model's folder.")
-    job = [_hash(model), precision]
     if Path(out).absolute().is_relative_to(Path(pairs).absolute()):
         raise JobError(f"{out} lies within {pairs}: expected separate places.")
     try:
@@ -102,6 +118,7 @@ def score_table(
         raise JobError(f"Not to be found or used: {error}. Expected paths or s3://...") from error
     with contextlib.closing(sqlite3.connect("")) as table:  # a file that SQLite deletes
         _sort(table, source)
+        job = [_hash(model), *_decide(precision, device, workers)]
         parts = {name: len(rows) for name, rows in _slices(table, job)}
         new = sum(rows for name, rows in parts.items() if name not in before)
         pieces = (
@@ -132,26 +149,46 @@ def _spread(
     pieces: Iterator[tuple[str, list]], workers: int | None, model: Path, job: list[str]
 ) -> Iterator[tuple[str, dict]]:
     """Score pieces of parts on Ray: (part, rows) -> (part, {id: score}), in any order."""
-    fresh = not ray.is_initialized()
-    try:
-        workers = _connect(workers)
-        task, running = ray.remote(num_cpus=1, max_retries=3)(_score), {}
-        while True:
-            for name, rows in itertools.islice(pieces, workers - len(running)):
-                running[task.remote(rows, model, *job)] = name
-            if not running:
-                return
-            done = ray.wait(list(running))[0][0]
-            yield running.pop(done), ray.get(done)
-    except BaseException as error:
-        if fresh:
-            ray.shutdown()
-        if isinstance(error, ray.exceptions.RayError):
-            raise JobError(f"A worker failed: {str(error).strip().splitlines()[-1]}") from error
-        raise
+    device = job[2] if job[2:] else "cpu"
+    workers = _connect(workers, device)
+    needs = {"num_cpus": 1, "num_gpus": int(device == "cuda")}
+    task, running = ray.remote(**needs, max_retries=3)(_score), {}
+    while True:
+        for name, rows in itertools.islice(pieces, workers - len(running)):
+            running[task.remote(rows, model, *job)] = name
+        if not running:
+            return
+        done = ray.wait(list(running))[0][0]
+        yield running.pop(done), ray.get(done)
 
 
-def _connect(workers: int | None) -> int:
+def _decide(precision: str, device: str, workers: int | None) -> list[str]:
+    """Return what the names of parts depend on: the precision and, if it is a GPU, the device."""
+    if device == "auto" and not (ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
+        import torch  # takes seconds; a Ray that is started here finds what torch finds
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "auto":
+        _connect(workers)
+        device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+    if precision == "auto" and device == "cuda":  # this machine may have another GPU, or none
+        _connect(workers, device)
+        precision = ray.get(ray.remote(num_cpus=1, num_gpus=1)(_auto).remote(device))
+    return [_auto(device) if precision == "auto" else precision] + ["cuda"] * (device == "cuda")
+
+
+def _auto(device: str) -> str:
+    import torch
+
+    from helpers.hardware import auto_precision
+
+    if device == "cuda" and not torch.cuda.is_available():
+        said = f"Ray gave a worker a GPU, but its torch {torch.__version__} finds no CUDA: install"
+        raise JobError(f"{said} a torch that does on that machine, or take the device cpu.")
+    return auto_precision(device)
+
+
+def _connect(workers: int | None, device: str = "cpu") -> int:
     """Find or start Ray; return how many tasks to give it at a time."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -170,10 +207,13 @@ def _connect(workers: int | None) -> int:
                     f"Ray does not start or answer: {str(error).splitlines()[0]} Try again when "
                     "the machine is less busy; in a cluster, on a machine of it, RAY_ADDRESS=auto."
                 ) from error
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    if not cpus:
-        raise JobError("Ray has no CPUs, expected one a worker: ray.shutdown(), and start another.")
-    return min(workers or cpus, cpus)
+    places = []
+    for kind in ["CPU"] + ["GPU"] * (device == "cuda"):
+        places.append(int(ray.cluster_resources().get(kind, 0)))
+        if not places[-1]:
+            said = f"Ray has no {kind}s, expected one a worker: ray.shutdown(), and start another"
+            raise JobError(f"{said}, or take another device.")
+    return min(workers or max(places), *places)
 
 
 def _score(rows: list[tuple], *model: object) -> dict[str | int, float]:
@@ -183,16 +223,18 @@ def _score(rows: list[tuple], *model: object) -> dict[str | int, float]:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(model: Path, sha256: str, precision: str) -> object:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else every worker would fill the same GPU
+def _load(model: Path, sha256: str, precision: str, device: str = "cpu") -> object:
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else every worker would fill the same GPU
     import torch
 
     from helpers.score import LocalCrossEncoder
 
+    _auto(device)  # which knows whether it is there
     torch.set_num_threads(1)
     if _hash(model) != sha256:
         raise JobError(f"{model} is another one on a machine of Ray's: copy the same to all.")
-    return LocalCrossEncoder(model, precision=precision)
+    return LocalCrossEncoder(model, precision=precision, device=device)
 
 
 def _hash(model: Path) -> str:
@@ -284,8 +326,9 @@ def main() -> None:
     parser.add_argument("pairs", help="JSON lines or Parquet, file or folder: id, query, passage")
     parser.add_argument("out", help="folder of Parquet parts: id, score")
     parser.add_argument("--model", help="a model's folder; by default the profile's reranker")
-    parser.add_argument("--workers", type=int, help="processes; by default one for each CPU")
+    parser.add_argument("--workers", type=int, help="by default one for each GPU, else CPU")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--batch-size", type=int, default=256, help="rows for a worker at once")
     arguments = parser.parse_args()
     try:

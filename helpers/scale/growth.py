@@ -1,11 +1,12 @@
-"""The index from a thousand chunks to a hundred thousand: sizes come in, times and recall go out.
+"""The index as it grows: texts and their own questions come in, times and recall go out.
 
-The texts are made of the address's own words, two stretches of it each, so that any number can be
-had; the vectors are the real model's. Half of the questions choose an index's setting, the other
-half measure it.
+The questions are people's and models' own about these texts, and the vectors are the real model's.
+Half of the questions choose an index's setting, the other half measure it.
 """
 
+import json
 import random
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -16,66 +17,96 @@ import pandas as pd
 from langchain_huggingface import HuggingFaceEmbeddings
 from tqdm.auto import tqdm
 
-from helpers.index import read_text
-from helpers.profiles import load_profile
+from helpers.judgements import read_jsonl
+from helpers.profiles import DATA, load_profile
 from helpers.scale.kept import effort_parameter, fill_index, kept_index
 from helpers.scale.machine import median_seconds
-from helpers.scale.workloads import training_questions
+from helpers.scale.workloads import paragraphs
 
 SIZES = (1_000, 10_000, 100_000)
 SMALL = {"sizes": (300,), "questions": 40}
-CHUNK_SIZE = 110  # characters; short, so that a hundred thousand are embedded in minutes
+# A chunk has 110 to 160 characters and ends with a sentence, or else with a word; what remains of a
+# paragraph is left out. So no two fit into CHUNK_SIZE, where they would be joined.
+CHUNK = re.compile(r"\S.{108,158}?[.!?](?=\s|$)|\S.{108,158}(?=\s|$)")
+CHUNK_SIZE = 200
 K = 20
 ENOUGH = 0.95  # recall of the flat index's nearest K
 # Their effort is turned up until they find enough. `np`: training leaves out an order of PQ's codes
-# that takes forty seconds and that no search here uses.
-KINDS = ("Flat", "HNSW32", "IVF{cells},PQ48np", "IVF{cells},Flat")
+# that takes forty seconds and that no search here uses. `Refine` sorts `kept.K_FACTOR` times as
+# many candidates anew, by vectors of 8 bits a number.
+KINDS = ("Flat", "SQ8", "HNSW32", "IVF{cells},Flat", "IVF{cells},PQ48np")
+KINDS += ("IVF{cells},PQ48np,Refine(SQ8)",)
 
 
-def make_text(chunks: int) -> str:
-    """Return `chunks` paragraphs, each too long to share a chunk with its neighbour."""
-    words = read_text(load_profile("embedded").corpus).split()
-    draw = random.Random(0)
-    paragraphs = []
-    while len(paragraphs) < chunks:
-        parts = (draw.randrange(len(words) - 20) for _ in range(2))
-        text = " ".join(" ".join(words[start : start + 10]) for start in parts)
-        text = text[:CHUNK_SIZE].rsplit(" ", 1)[0]
-        if len(text) > CHUNK_SIZE // 2:
-            paragraphs.append(text)
-    return "\n\n".join(paragraphs)
+def read_texts(data: Path | None = None) -> dict[str, dict[str, list[str]]]:
+    """Return {source: {paragraph: its questions}}: our training documents, and files of `data`.
+
+    Those are `qa/*.json` in SQuAD's form, but XQuAD's, which are translations; a paragraph that
+    comes again has the questions of both.
+    """
+    own = {
+        text: [asked["question"] for asked in row["questions"] if asked["quotes"][0] in text]
+        for row in read_jsonl(DATA / "training_documents.jsonl")
+        for text in paragraphs(row["text"])
+    }
+    found = {"training_documents.jsonl": own}
+    for file in sorted((data / "qa").glob("[!x]*.json")) if data else ():
+        articles = json.loads(file.read_text(encoding="utf-8"))["data"]
+        for part in (part for article in articles for part in article["paragraphs"]):
+            asked = [q["question"].strip() for q in part["qas"] if not q.get("is_impossible")]
+            known = [texts for texts in found.values() if part["context"] in texts]
+            texts = known[0] if known else found.setdefault(file.name, {})
+            texts.setdefault(part["context"], []).extend(asked)
+    return found
 
 
-def measure_growth(sizes=SIZES, questions: int = 1000) -> list[dict]:
-    """Build, store, reload and search an index of each size.
+def measure_growth(data: Path | None = None, sizes=SIZES, questions: int = 1000) -> dict:
+    """Build, store, reload and search an index of each size, as far as the texts reach.
 
     Returns:
-        One dict a size: seconds to build (embedding included) and to reload, and for each kind of
-        index its bytes, seconds to add the vectors, recall@20 against flat, and queries a second,
-        asked one at a time and all at once.
+        `texts`, chunks by source, and `rows`, a dict a size: seconds to build (embedding included)
+        and to reload, how many questions were asked, and for each kind of index its bytes, seconds
+        to add the vectors, recall@20 against flat, the share of questions of which a chunk of their
+        own paragraph is found, and queries a second, asked one at a time and all at once.
     """
     model = load_profile("embedded").embedding_model
     embeddings = HuggingFaceEmbeddings(model_name=model, model_kwargs={"device": "cpu"})
-    asked = embeddings.embed_documents(training_questions()[:questions])
-    found = []
-    for size in sizes:
+    sources = read_texts(data)
+    cut = {text: CHUNK.findall(" ".join(text.split())) for own in sources.values() for text in own}
+    counts = {name: sum(len(cut[text]) for text in own) for name, own in sources.items()}
+    texts = [pair for own in sources.values() for pair in own.items() if cut[pair[0]]]
+    random.Random(0).shuffle(texts)
+    chunks = [(chunk, n) for n, (text, _) in enumerate(texts) for chunk in cut[text]]
+    rows = []
+    for size in sorted({min(size, len(chunks)) for size in sizes}):
+        wanted, owners = zip(*chunks[:size], strict=True)
+        asked = list(dict.fromkeys((q, n) for n in range(owners[-1]) for q in texts[n][1]))
+        asked = random.Random(0).sample(asked, min(questions, len(asked)))
         with tempfile.TemporaryDirectory() as folder:
             corpus, kept, seconds = Path(folder) / "corpus.txt", Path(folder) / "index", []
-            corpus.write_text(make_text(size), encoding="utf-8")
+            corpus.write_text("\n\n".join(wanted), encoding="utf-8")
             for _ in range(2):
                 start = time.perf_counter()
                 store = kept_index(corpus, embeddings, kept, chunk_size=CHUNK_SIZE, chunk_overlap=0)
                 seconds.append(time.perf_counter() - start)
             disk = sum(file.stat().st_size for file in kept.iterdir())
         vectors = store.index.reconstruct_n(0, store.index.ntotal)
+        assert len(vectors) == len(wanted), "chunks were joined or cut anew"
+        queries = np.array(embeddings.embed_documents([q for q, _ in asked]), dtype=np.float32)
         row = {"chunks": len(vectors), "build seconds": seconds[0], "reload seconds": seconds[1]}
-        indexes = compare(vectors, np.array(asked, dtype=np.float32))
-        found.append(row | {"disk bytes": disk, "indexes": indexes})
-    return found
+        row |= {"disk bytes": disk, "questions": len(asked)}
+        own = np.array(owners), np.array([n for _, n in asked])
+        rows.append(row | {"indexes": compare(vectors, queries, *own)})
+    return {"texts": counts, "rows": rows}
 
 
-def compare(vectors: np.ndarray, queries: np.ndarray) -> list[dict]:
-    """Measure each kind of index over the same vectors, turned up until it finds enough."""
+def compare(
+    vectors: np.ndarray, queries: np.ndarray, owners: np.ndarray, own: np.ndarray
+) -> list[dict]:
+    """Measure each kind of index over the same vectors, turned up until it finds enough.
+
+    `owners` are the vectors' paragraphs and `own` the queries'.
+    """
     tune, test = queries[::2], queries[1::2]
     flat = fill_index("Flat", vectors, faiss.METRIC_INNER_PRODUCT)
     rows = []
@@ -84,14 +115,15 @@ def compare(vectors: np.ndarray, queries: np.ndarray) -> list[dict]:
         start = time.perf_counter()
         index = fill_index(factory, vectors, faiss.METRIC_INNER_PRODUCT)
         row = {"factory": factory, "setting": None, "add seconds": time.perf_counter() - start}
-        parameter = None if kind == "Flat" else effort_parameter(factory)
+        parameter = effort_parameter(factory) if re.search("IVF|HNSW", factory) else None
         for effort in (16, 32, 64, 128, 256, 512) if parameter else ():
             row["setting"] = {parameter: effort}
             faiss.ParameterSpace().set_index_parameter(index, parameter, effort)
             if _recall(index, flat, tune) >= ENOUGH:
                 break
-        rows.append(row | {"bytes": len(faiss.serialize_index(index))})
-        rows[-1] |= {"recall@20": _recall(index, flat, test)} | _rates(index, test)
+        row |= {"bytes": len(faiss.serialize_index(index)), "recall@20": _recall(index, flat, test)}
+        hits = owners[index.search(test, K)[1]] == own[1::2, None]
+        rows.append(row | {"own paragraph": float(hits.any(axis=1).mean())} | _rates(index, test))
     return rows
 
 
@@ -102,8 +134,10 @@ def _rates(index: faiss.Index, queries: np.ndarray) -> dict[str, float]:
     return rates | {"queries/s, all at once": len(queries) / whole}
 
 
-def report_growth(rows: list[dict]) -> None:
-    """Print the sizes, and each kind of index."""
+def report_growth(found: dict) -> None:
+    """Print the texts, the sizes, and each kind of index."""
+    print("chunks:", ", ".join(f"{name} {count}" for name, count in found["texts"].items()))
+    rows = found["rows"]
     print(pd.DataFrame(rows).drop(columns="indexes").round(2).to_string(index=False))
     kinds = [{"chunks": row["chunks"]} | kind for row in rows for kind in row["indexes"]]
     print(pd.DataFrame(kinds).round(3).to_string(index=False))

@@ -6,24 +6,27 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from helpers.hardware import as_onednn
+from helpers.hardware import as_onednn, auto_precision
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "openvino", "nncf", "rerankers")
 
 
 def describe() -> dict:
-    """Name the processor, its number of cores, what it computes natively, and the versions."""
+    """Name the processor, its maker, its cores, what it computes natively, and the versions."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    name = re.search(r"model name\s*:\s*(.+)", text)
+    found = {key: re.search(rf"{key}\s*:\s*(.+)", text) for key in ("model name", "vendor_id")}
+    name, maker = (match.group(1) if match else platform.processor() for match in found.values())
     known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return {
-        "processor": name.group(1) if name else platform.processor(),
+        "processor": name,
+        "maker": maker,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "instructions": [word for word in known if word in text.split()],
@@ -33,33 +36,39 @@ def describe() -> dict:
     }
 
 
-def matmul_gflops(rows: int = 1024, inner: int = 768, columns: int = 3072) -> dict[str, float]:
-    """Measure the fastest matrix multiplication there is in each precision, in GFLOP/s.
+def matmul_gflops(config, rows: int = 2048) -> dict[str, float]:
+    """Measure how fast the matrices of a model's layer are multiplied, in GFLOP/s by precision.
 
-    The shape is that of a feed-forward layer of a 768-wide model. `fp32, torch` is what `x @ w`
-    gives; on some makers' processors it is far below `fp32`, which is oneDNN's.
+    Four are hidden x hidden, two hidden x inner; `rows` tokens are a batch of LocalCrossEncoder's.
+    `fp32, torch` is what `x @ w` gives; on some makers' processors it is far below `fp32`, the
+    better of torch's and oneDNN's. 16 bits that are not native are slow beyond use, and left out.
     """
-    x, layer = torch.randn(rows, inner), torch.nn.Linear(inner, columns).eval()
-    fast = as_onednn(torch.nn.Sequential(layer))
-    packed = x if isinstance(fast[0], torch.nn.Linear) else x.to_mkldnn()
-    low, half = x.bfloat16(), layer.weight.bfloat16()
-    left, right = x.to(torch.int8), layer.weight.T.to(torch.int8)
+    hidden, inner = config.hidden_size, config.intermediate_size
+    shapes = [(hidden, hidden)] * 4 + [(hidden, inner), (inner, hidden)]
+    plain = torch.nn.Sequential(*[torch.nn.Linear(*shape, bias=False) for shape in shapes]).eval()
+    x, fast, half = torch.randn(rows, hidden), as_onednn(deepcopy(plain)), deepcopy(plain)
+    packed, low = x if isinstance(fast[0], torch.nn.Linear) else x.to_mkldnn(), x.bfloat16()
+    half.bfloat16()
+    bytes_ = [torch.randint(-9, 9, shape, dtype=torch.int8) for shape in shapes]
+    left = {n: torch.randint(-9, 9, (rows, n), dtype=torch.int8) for n in (hidden, inner)}
     ways: dict[str, Callable] = {
-        "fp32, torch": lambda: torch.nn.functional.linear(x, layer.weight),
+        "fp32, torch": lambda: plain(x),
         "fp32": lambda: fast(packed),
-        "bf16": lambda: torch.nn.functional.linear(low, half),
-        "int8": lambda: torch._int_mm(left, right),
+        "bf16": lambda: half(low),
+        "int8": lambda: [torch._int_mm(left[len(w)], w) for w in bytes_],
     }
-    operations = 2 * rows * inner * columns
+    if auto_precision("cpu") == "fp32":
+        del ways["bf16"]
+    operations = 2 * rows * sum(a * b for a, b in shapes)
     with torch.inference_mode():
-        found = {name: operations / median_seconds(way, 30) / 1e9 for name, way in ways.items()}
+        found = {name: operations / median_seconds(way, 15) / 1e9 for name, way in ways.items()}
     return found | {"fp32": max(found["fp32"], found["fp32, torch"])}
 
 
 def median_seconds(function: Callable, runs: int, longest: float = 30) -> float:
     """Return the median wall-clock seconds of `runs` calls, after two that are not counted.
 
-    Of a slow one (16 bits that are not native, say) there are fewer: what `longest` seconds hold.
+    Of a slow one there are fewer: what `longest` seconds hold.
     """
     seconds = []
     while len(seconds) < 3 or (len(seconds) < runs + 2 and sum(seconds) < longest):

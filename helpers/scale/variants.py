@@ -1,26 +1,24 @@
 """The ways of scoring that are compared, each in a process of its own.
 
-A model's folder and pairs come in; seconds, peak memory and scores go out. All of them compute on
-the processor, whatever else the machine has.
+A model's folder and pairs come in; seconds and scores go out. All compute on the processor,
+whatever else the machine has, in their best documented settings.
 """
 
-import json
 import logging
 import math
 import os
-import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from importlib import import_module
+from functools import partial
+from itertools import groupby
 from multiprocessing import get_context
-from pathlib import Path
 
-import psutil
 import torch
 
+from helpers.hardware import choose_dtype
 from helpers.scale.workloads import Pairs, calibration_pairs
 
 Score = Callable[[Pairs], list[float]]
@@ -44,20 +42,20 @@ def page_method(folder: str) -> Score:
     return score
 
 
-def langchain_class(folder: str) -> Score:
-    """Score as LangChain does: sentence-transformers' `predict`, 32 pairs a batch."""
+def langchain_class(folder: str, precision: str = "fp32", device: str = "cpu") -> Score:
+    """Score as LangChain does: sentence-transformers' `predict`, sorted, 32 pairs a batch."""
     from langchain_community.cross_encoders import HuggingFaceCrossEncoder
 
-    return HuggingFaceCrossEncoder(model_name=folder, model_kwargs={"device": "cpu"}).score
+    how = {"device": device, "model_kwargs": {"dtype": choose_dtype(precision, device)}}
+    return HuggingFaceCrossEncoder(model_name=folder, model_kwargs=how).score
 
 
-def rerankers_package(folder: str) -> Score:
+def rerankers_package(folder: str, precision: str = "fp32") -> Score:
     """Score with AnswerDotAI's `rerankers`: one call a query, as the package is made for."""
-    from itertools import groupby
-
     from rerankers import Reranker
 
-    ranker = Reranker(folder, model_type="cross-encoder", device="cpu", dtype="float32", verbose=0)
+    how = {"device": "cpu", "dtype": choose_dtype(precision), "verbose": 0}
+    ranker = Reranker(folder, model_type="cross-encoder", **how)
 
     def score(pairs: Pairs) -> list[float]:
         scores: list[float] = []
@@ -70,28 +68,26 @@ def rerankers_package(folder: str) -> Score:
     return score
 
 
-def endpoint_code(folder: str) -> Score:
-    """Score with the container's code: the request's JSON read, and the answer's written."""
-    # By name, as the container starts it: it is a program, of another notebook.
-    scorer, wire = (import_module(f"helpers.endpoint.{name}") for name in ("scorer", "wire"))
-    for name in ("RERANKER_MODEL", "RERANKER_REVISION"):  # which would be loaded in its place
-        os.environ.pop(name, None)
-    model = scorer.load_model(folder)
+def compiled(folder: str) -> Score:
+    """Score with sentence-transformers, compiled as its `compile` advises: once for any length."""
+    from sentence_transformers import CrossEncoder
 
-    def score(pairs: Pairs) -> list[float]:
-        request = wire.read(json.dumps({"text_pairs": pairs}), len(pairs))
-        logits, cut = model.logits(request.pairs)
-        found = {"scores": model.activate(logits), "raw": logits[:, -1].tolist(), "cut": cut}
-        return json.loads(wire.write(request, found))["scores"]
-
-    return score
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or it starts more processes
+    model = CrossEncoder(folder, device="cpu", local_files_only=True)
+    model.compile(dynamic=True)
+    return model.predict
 
 
-def local(folder: str, precision: str = "fp32") -> Score:
-    """Score with `LocalCrossEncoder`."""
+def local(folder: str, precision: str = "fp32", device: str = "cpu", onednn: bool = True) -> Score:
+    """Score with `LocalCrossEncoder`, or what it is without oneDNN: sorted, in bounded batches."""
     from helpers.score import LocalCrossEncoder
 
-    return LocalCrossEncoder(folder, precision=precision).score
+    class Bounded(LocalCrossEncoder):
+        def _convert(self, precision: str, device: str) -> None:
+            self.client.to(choose_dtype(precision, device))
+
+    made = LocalCrossEncoder if onednn else Bounded
+    return made(folder, device=device, precision=precision).score
 
 
 def openvino(folder: str, precision: str = "fp32") -> Score:
@@ -102,29 +98,41 @@ def openvino(folder: str, precision: str = "fp32") -> Score:
     return OpenVINOCrossEncoder(folder, precision=precision, calibration=pairs).score
 
 
+# In the order of notebook 06's steps: others' ways, then this repository's, one thing at a time.
 VARIANTS: dict[str, tuple[Callable[..., Score], str]] = {
     PAGE: (page_method, "fp32"),
-    REFERENCE: (langchain_class, "fp32"),
     "rerankers": (rerankers_package, "fp32"),
+    "rerankers, auto": (partial(rerankers_package, precision="auto"), "auto"),
+    REFERENCE: (langchain_class, "fp32"),
+    f"{REFERENCE}, auto": (partial(langchain_class, precision="auto"), "auto"),
+    "torch.compile": (compiled, "fp32"),
+    "bounded": (partial(local, onednn=False), "fp32"),
     "LocalCrossEncoder": (local, "fp32"),
-    "endpoint's code": (endpoint_code, "fp32"),
-    "LocalCrossEncoder, auto": (lambda folder: local(folder, "auto"), "auto"),
+    "LocalCrossEncoder, again": (local, "fp32"),  # how far the same code is from itself
+    "LocalCrossEncoder, auto": (partial(local, precision="auto"), "auto"),
     "OpenVINO": (openvino, "fp32"),
-    "OpenVINO, auto": (lambda folder: openvino(folder, "auto"), "auto"),
-    "OpenVINO, int8": (lambda folder: openvino(folder, "int8"), "int8"),
+    "OpenVINO, auto": (partial(openvino, precision="auto"), "auto"),
+    "OpenVINO, int8": (partial(openvino, precision="int8"), "int8"),
+}
+# As PyPI's metadata said in November 2026, beside transformers 5.23.0 and huggingface-hub 1.33.0.
+NOT_RUN = {
+    'sentence-transformers, backend="onnx"': "optimum-onnx 0.1.0, its newest, needs transformers "
+    "< 4.58, and sentence-transformers 6.2.0 itself needs 5 or more",
+    'sentence-transformers, backend="openvino"': "optimum-intel 2.2.0, its newest, needs "
+    "transformers < 5.6, huggingface-hub < 1.22 and torchvision",
 }
 
 
 def process() -> ProcessPoolExecutor:
-    """Return a process for one variant: a block that submits `load`, then `run` and `overhead`."""
+    """Return a process for one variant: a block that submits `load`, then `run`."""
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
 _score: Score | None = None  # in a variant's process: what it scores with
 
 
-def load(name: str, folder: str) -> None:
-    """Load a variant into this process, and score once."""
+def load(name: str, folder: str) -> dict:
+    """Load a variant into this process and score once; return the `error` of one that cannot."""
     global _score
     hide_accelerators()
     warnings.filterwarnings("ignore")
@@ -133,8 +141,12 @@ def load(name: str, folder: str) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
-    _score = VARIANTS[name][0](folder)
-    _score([("a question", "an answer"), ("a question", "another")])
+    try:
+        _score = VARIANTS[name][0](folder)
+        _score([("a question", "an answer"), ("a question", "another")])
+    except (ImportError, RuntimeError) as error:  # a package or a compiler that is not there
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    return {}
 
 
 def hide_accelerators() -> None:
@@ -144,10 +156,7 @@ def hide_accelerators() -> None:
 
 
 def run(pairs: Pairs) -> dict:
-    """Score `pairs`: `seconds`, `peak` (bytes) and `scores`, or the `error` that came."""
-    peak, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if peak.exists():
-        peak.write_text("5")  # the peak counts from here
+    """Score `pairs`: `seconds` and `scores`, or the `error` that came."""
     start = time.perf_counter()
     try:
         scores = _score(pairs)
@@ -156,21 +165,4 @@ def run(pairs: Pairs) -> dict:
             raise
         return {"error": f"more than {MEMORY_LIMIT / 2**30:.0f} GiB"}
     seconds = time.perf_counter() - start
-    lines = status.read_text().split("\n") if status.exists() else []
-    high = [int(line.split()[1]) * 1024 for line in lines if "VmHWM" in line]
-    bytes_ = high[0] if high else psutil.Process().memory_info().rss
-    return {"seconds": seconds, "peak": bytes_, "scores": [float(score) for score in scores]}
-
-
-def overhead(pairs: Pairs, runs: int = 15) -> float:
-    """Return what a class adds to its model's own forward passes: 0.05 is five per cent."""
-    client, shares, marks = _score.__self__.client, [], []
-    client.register_forward_pre_hook(lambda *_: marks.append(time.perf_counter()))
-    client.register_forward_hook(lambda *_: marks.append(time.perf_counter()))
-    for _ in range(runs):
-        marks.clear()
-        start = time.perf_counter()
-        _score(pairs)
-        inside = sum(marks[1::2]) - sum(marks[::2])
-        shares.append((time.perf_counter() - start) / inside - 1)
-    return statistics.median(shares)
+    return {"seconds": seconds, "scores": [float(score) for score in scores]}

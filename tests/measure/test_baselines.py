@@ -103,7 +103,12 @@ def test_the_pipelines_rank_the_same_candidates_and_ask_the_model_once(tmp_path)
     chunks, model = split_text(corpus, **settings), Length()
     asked = pipelines(store, chunks, model, Letters(), k=5, base_weight=1.0)
     found = {name: retriever.invoke(QUERY) for name, retriever in asked.items()}
-    assert list(found) == ["BM25", "base (vectors)", "chunk + sentence", "reranked", "fused"]
+    assert list(found)[:-1] == ["BM25", "base (vectors)", "chunk + sentence", "reranked", "fused"]
+    hybrid = found.pop("vectors + BM25")
+    assert {doc.id for doc in hybrid} > {doc.id for doc in found["fused"]}
+    for doc in hybrid:
+        both = [Letters().embed_query(text) for text in (QUERY, doc.page_content)]
+        assert doc.metadata["similarity"] == pytest.approx(np.dot(*both))
     candidates = {doc.id for doc in found["base (vectors)"]}
     assert len(candidates) == 5 < len(chunks)
     assert [len(docs) for docs in found.values()] == [5] * 5
@@ -112,5 +117,5 @@ def test_the_pipelines_rank_the_same_candidates_and_ask_the_model_once(tmp_path)
     lengths = [len(doc.page_content) for doc in found["reranked"]]
     assert lengths == sorted(lengths, reverse=True)
     assert all("cross_encoder_score" in doc.metadata for doc in found["fused"])
-    assert len(model.asked) == 5, "two pipelines ask for the same pairs"
+    assert len(model.asked) == len(hybrid), "three pipelines ask for the same pairs"
     assert "fused" not in pipelines(store, chunks, model, Letters())

@@ -7,13 +7,40 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 
-from helpers.evaluate import compare
+from helpers.evaluate import compare, mean_interval
 from helpers.index import split_text
-from helpers.judgements import load_judgements
-from helpers.measure import quality, reading, sweep
+from helpers.judgements import Question, chunk_id
+from helpers.measure import quality, ranking, reading, sweep, windows
+from helpers.measure.baselines import pipelines
 from helpers.measure.command import printable
+from helpers.measure.intervals import area, gains, questions_needed
 from helpers.profiles import DATA
+
+
+class Normalised(Embeddings):
+    """Vectors of length 1, of the hash of a text."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def embed_documents(self, texts):
+        vectors = np.array(self.model.embed_documents(texts))
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).tolist()
+
+    def embed_query(self, text):
+        return self.embed_documents([text])[0]
+
+
+class Digits:
+    """A cross-encoder that likes a passage by the digits in it."""
+
+    def score(self, pairs):
+        return [
+            1 / (2 + int("".join(filter(str.isdigit, text))[:3] or 0) % 17) for _, text in pairs
+        ]
 
 
 def run(module, monkeypatch, *arguments, **small):
@@ -21,48 +48,123 @@ def run(module, monkeypatch, *arguments, **small):
     module.main(**small)
 
 
+def committed(name):
+    return pd.read_csv(DATA / "results" / f"{name}.csv", keep_default_na=False)
+
+
 @pytest.mark.slow
 def test_sweep(tmp_path, monkeypatch, capsys):
-    out = tmp_path / "sweep.json"
-    run(sweep, monkeypatch, "--out", out, count=4, candidates=[5, 10], sizes=[500])
-    result = json.loads(out.read_text())
-    committed = json.loads((DATA / "results" / "sweep.json").read_text())
-    assert result.keys() == committed.keys()
-    for part in ("candidates", "chunk sizes"):
-        assert result[part][0].keys() == committed[part][0].keys()
-    assert [row["k"] for row in result["candidates"]] == [5, 10]
-    assert [row["k"] for row in committed["candidates"]] == list(sweep.CANDIDATES)
-    for row in result["candidates"] + committed["candidates"]:
-        assert row["low"] <= row["nDCG@10"] <= min(row["high"], row["oracle"]) + 1e-3
-        assert row["seconds"] > 0
-    assert result["candidates"][0]["recall"] <= result["candidates"][1]["recall"]
-    assert result["chunk sizes"][0]["chunks"] == 120
+    out = tmp_path / "sweep.csv"
+    small = ("--questions", 4, "--candidates", 5, 10, "--chunk-sizes", 500, 1000)
+    run(sweep, monkeypatch, "--out", out, *small)
+    found, kept = pd.read_csv(out), committed("sweep")
+    assert list(found.columns) == list(kept.columns)
+    assert found.groupby(["chunk size", "k"]).size().to_dict() == {
+        (500, 5): 4,
+        (500, 10): 4,
+        (1000, 20): 4,
+    }
+    assert {*kept["k"]} == {*sweep.CANDIDATES} and {*kept["chunk size"]} == {*sweep.CHUNK_SIZES}
+    for table in (found, kept):
+        assert (table["reranked"] <= table["oracle"] + 1e-6).all()
+        assert table.drop(columns=["question", "seconds"]).stack().ge(0).all()
+    both = found.merge(kept, on=["chunk size", "k", "question"])
+    assert len(both) == 12
+    np.testing.assert_allclose(both["reranked_x"], both["reranked_y"], atol=0.02)
+
+
+def test_what_is_shown_counts_characters_that_answer():
+    chunks = [(0, "a" * 10), (8, "b" * 10), (40, "c" * 10)]
+    docs = [Document(text, metadata={"start_index": start}) for start, text in chunks]
+    question = Question("q", "?", ((5, 15, 2), (40, 50, 2), (0, 3, 1)))
+    assert sweep.share_shown(question, docs, 30) == 1
+    assert sweep.share_shown(question, docs, 20) == 0.5  # of an overlap each character counts once
+    assert sweep.share_shown(question, docs, 12) == pytest.approx(5 / 20)
+    assert sweep.share_shown(question, [], 30) == 0
+    assert sweep.share_shown(Question("q", "?", ((0, 3, 1),)), docs, 2) == pytest.approx(2 / 3)
 
 
 @pytest.mark.slow
 def test_reading(tmp_path, monkeypatch, capsys):
-    out = tmp_path / "reading.json"
+    out = tmp_path / "contrast.csv"
     run(reading, monkeypatch, "--out", out, "--questions", 3, "--splits", "dev")
-    result = json.loads(out.read_text())
-    committed = json.loads((DATA / "results" / "reading.json").read_text())
-    assert result.keys() == committed.keys()
-    assert result["contrast"]["dev"].keys() == committed["contrast"]["dev"].keys()
-    found, kept = (r["ranking"]["address, dev"] for r in (result, committed))
-    assert {name: row.keys() for name, row in found.items()} == {
-        name: row.keys() for name, row in kept.items()
-    }
-    assert all(0 <= row["nDCG@10"] <= 1 for row in found.values())
-    areas = (r["answerable or not"]["address, dev"]["all"].keys() for r in (result, committed))
-    assert next(areas) == next(areas)
-    first = result["first passages"]["address, dev"]
-    assert len(first) == 6  # three that the text answers, and three that it does not
-    text = (DATA / "address.txt").read_text(encoding="utf-8")
-    questions = load_judgements(DATA / "judgements.jsonl", text, "dev")
-    was = zip(committed["first passages"]["address, dev"], questions, strict=True)
-    was = [row for row, question in was if question.spans]
-    for (score, right), (old, old_right) in zip(first[:3], was, strict=False):
-        assert score == pytest.approx(old, abs=0.02)
-        assert right == old_right
+    found, kept = pd.read_csv(out), committed("contrast")
+    assert list(found.columns) == list(kept.columns)
+    keys = ["split", "what", "kind", "id"]
+    both = found.merge(kept[kept["split"] == "dev"].drop_duplicates(keys), on=keys)
+    assert len(both) and {*found["split"]} == {"dev"}
+    assert {*kept.drop(columns=keys).stack()} == {0, 1}
+    assert "dev, attention closed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ranking(tmp_path, monkeypatch, capsys):
+    run(
+        ranking,
+        monkeypatch,
+        "--out",
+        tmp_path,
+        "--questions",
+        3,
+        "--sets",
+        "address, dev",
+        "speech",
+    )
+    assert "speech is left out: it needs --data" in capsys.readouterr().out
+    for name, keys in {
+        "ranking": ["set", "question"],
+        "scores": ["set", "question", "rank"],
+    }.items():
+        found, kept = pd.read_csv(tmp_path / f"{name}.csv"), committed(name)
+        assert list(found.columns) == list(kept.columns)
+        assert {*kept["set"]} == {*ranking.SETS}
+        both = found.merge(kept, on=keys, suffixes=("", " kept"))
+        assert len(both) == len(found) == {"ranking": 3, "scores": 60}[name]
+        for column in found.select_dtypes("number").columns.drop("rank", errors="ignore"):
+            np.testing.assert_allclose(both[column], both[f"{column} kept"], atol=0.02)
+
+
+@pytest.mark.slow
+def test_windows(tmp_path, monkeypatch, capsys):
+    articles = [
+        {
+            "title": name,
+            "paragraphs": [
+                {
+                    "context": f"The {name} of year {n} is deep. " * 30,
+                    "qas": [{"id": f"{name} {n}", "question": f"How deep was the {name} in {n}?"}],
+                }
+                for n in range(6)
+            ],
+        }
+        for name in ("port", "Warsaw", "Imperialism")  # the last two were kept from training
+    ]
+    (tmp_path / "squad.json").write_text(json.dumps({"data": articles}))
+    out = tmp_path / "windows.csv"
+    run(windows, monkeypatch, tmp_path / "squad.json", "--questions", 5, "-k", 2, "--out", out)
+    assert "3 documents, 5 questions, 2 candidates" in capsys.readouterr().out
+    found, kept = pd.read_csv(out), committed("windows")
+    assert list(found.columns) == list(kept.columns) and len(found) == 5
+    for table in (found, kept):
+        assert (table["tokens, windows"] >= table["tokens, cut"]).all()
+        assert (table["windows"] <= table["oracle"] + 1e-6).all()
+    assert (found["documents cut"] == 2).all()  # of both candidates only 512 tokens are read
+
+
+def test_a_reranked_order_is_what_the_pipeline_returns(tmp_path):
+    """For a text of its own: every order that `orders` and the retrievers both know."""
+    (tmp_path / "t.txt").write_text("\n\n".join(f"The port {n} is deep." * 9 for n in range(40)))
+    embeddings = DeterministicFakeEmbedding(size=8)
+    normal = Normalised(embeddings)
+    corpus = ranking.Corpus(tmp_path / "t.txt", normal, {"cross-encoder": Digits()}, weight=3.0)
+    found = corpus.order("How deep is port 7 or 31?")
+    asked = pipelines(corpus.store, corpus.chunks, Digits(), normal, base_weight=3.0)
+    same = {"BM25": "BM25", "vectors": "base (vectors)", "cross-encoder": "reranked"}
+    same |= {"fused": "fused", "fused, vectors + BM25": "vectors + BM25"}
+    for name, pipeline in same.items():
+        docs = asked[pipeline].invoke("How deep is port 7 or 31?")
+        order = sorted(found[name], key=found[name].get, reverse=True)
+        assert order == [chunk_id(doc) for doc in docs], name
 
 
 def test_with_attention_closed_words_of_the_question_reach_no_word_of_the_passage(model_dir, local):
@@ -88,9 +190,24 @@ def test_the_start_of_training_has_a_new_head_that_is_always_the_same():
 
 
 def test_the_area_is_half_for_scores_that_say_nothing():
-    found = reading.area([0.1, 0.5, 0.9], [0.1, 0.5, 0.9])
+    found = area([0.1, 0.5, 0.9], [0.1, 0.5, 0.9])
     assert found["AUC"] == 0.5
-    assert reading.area([0.8, 0.9], [0.1, 0.2])["AUC"] == 1
+    assert area([0.8, 0.9], [0.1, 0.2])["AUC"] == 1
+
+
+def test_how_many_questions_an_interval_needs():
+    """A spread of 0.2 needs 171 for 0.03, a textbook's (1.96 * 0.2 / 0.03) ** 2."""
+    differences = [0.2, -0.2] * 500
+    assert questions_needed(differences) == 171
+    assert questions_needed(differences, within=0.06) == 43
+    low, high = mean_interval(differences[:170])[1:]
+    assert (high - low) / 2 == pytest.approx(0.03, abs=0.002)
+
+
+def test_gains_are_paired():
+    values = pd.DataFrame({"base": [0.1, 0.5, 0.9], "better": [0.2, 0.6, 1.0]})
+    row = gains(values, "base").loc["better"]
+    assert row.tolist() == pytest.approx([0.6, 0.1, 0.1, 0.1])
 
 
 # The table for a reader's own text

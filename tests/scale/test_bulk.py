@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 
 from helpers.profiles import load_profile
 from helpers.scale import bulk
@@ -126,6 +127,7 @@ def test_files_and_folders_that_cannot_be_used(tmp_path, model):
     refused("no safetensors", pairs, out, ROOT)
     for wrong in ({"precision": "fp8"}, {"workers": 0}, {"workers": -1}, {"batch_size": 0}):
         refused("{}={!r}".format(*next(iter(wrong.items()))), pairs, out, model, **wrong)
+    refused("device='tpu': expected one of", pairs, out, model, device="tpu")
     refused("nowhere.*Expected paths", "nowhere://pairs", out, model)
     refused("nowhere.*Expected paths", pairs, "nowhere://out", model)
     (folder := tmp_path / "folder").mkdir()
@@ -210,6 +212,8 @@ def test_parts_are_kept_renewed_and_deleted(tmp_path, model, done, caplog, monke
     (model / "tokenizer.json").write_text("{}")
     assert score_table(pairs, out, model, precision="bf16") == Written(230, 230)
     assert caplog.text.count("deleted 5 parts") == 2
+    assert score_table(pairs, out, model, precision="bf16", device="cuda") == Written(230, 230)
+    assert score_table(pairs, out, model, precision="bf16", device="cpu") == Written(230, 230)
     assert half.exists()
 
     def another(*arguments, fill=bulk._spread):  # a run of another table, meanwhile
@@ -272,5 +276,30 @@ def test_killed_and_shared_and_failed(tmp_path, monkeypatch):
         (tmp_path / "broken" / "model.safetensors").write_bytes(b"weights")
         refused("A worker failed: .*broken", pairs, out, tmp_path / "broken")
         assert times(out) == before
+    finally:
+        ray.shutdown()
+
+
+def test_a_gpu_that_ray_lacks_is_refused(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    write(tmp_path / "pairs.jsonl", [GOOD])
+    job = tmp_path / "pairs.jsonl", tmp_path / "out", model
+    refused("no GPUs, expected one a worker.*or take another device", *job, device="cuda")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0})
+    refused("Ray has no CPUs", *job)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_worker_whose_torch_finds_no_gpu_ends_the_job(tmp_path):
+    write(tmp_path / "pairs.jsonl", [GOOD])
+    job = tmp_path / "pairs.jsonl", tmp_path / "out"
+    ray.init(num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        for precision in ("fp32", "auto"):
+            refused("A worker failed: .*torch .* finds no CUDA", *job, precision=precision)
+        assert ray.is_initialized()  # it was not this call that started it
+        assert score_table(*job, device="cpu") == Written(1, 1)
     finally:
         ray.shutdown()
