@@ -184,7 +184,7 @@ def claims() -> dict[str, list[str]]:
         *rows(CARD),
         *checkpoints(),
         f"({gain(TEST, 'cross-encoder')} on test)",
-        f"the fused order loses ({form('fragment', 'fused')})",
+        f"the fused mean falls ({form('fragment', 'fused')})",
         f"more ({form('fragment', 'cross-encoder')})",
         f"{pairs[0]} % [{pairs[1]}, {pairs[2]}] of 922 pairs (attribute {attribute} %, entity"
         f" {entity} %, condition {condition} %; vectors {by_vectors} %, attention closed"
