@@ -143,11 +143,10 @@ def test_windows(tmp_path, monkeypatch, capsys):
     out = tmp_path / "windows.csv"
     run(windows, monkeypatch, tmp_path / "squad.json", "--questions", 5, "-k", 2, "--out", out)
     assert "3 documents, 5 questions, 2 candidates" in capsys.readouterr().out
-    found, kept = pd.read_csv(out), committed("windows")
-    assert list(found.columns) == list(kept.columns) and len(found) == 5
-    for table in (found, kept):
-        assert (table["tokens, windows"] >= table["tokens, cut"]).all()
-        assert (table["windows"] <= table["oracle"] + 1e-6).all()
+    found = pd.read_csv(out)
+    assert len(found) == 5
+    assert (found["tokens, windows"] > found["tokens, cut"]).all()
+    assert (found["windows"] <= found["oracle"] + 1e-6).all()
     assert (found["documents cut"] == 2).all()  # of both candidates only 512 tokens are read
 
 

@@ -15,7 +15,7 @@ def texts(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setattr(figures, "ROOT", tmp_path)
     monkeypatch.setattr(figures, "claims", lambda: {"README.md": ["a gain of +0.074 [+0.036]"]})
-    monkeypatch.setattr(figures, "OTHER", {"README.md": {"95 %"}})
+    monkeypatch.setattr(figures, "OTHER", {"README.md": "95 %"})
 
     def texts(
         readme="It brings a gain\nof +0.074 [+0.036], 95 % of `0.1`.", prose="So 0.54 it is."
