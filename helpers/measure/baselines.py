@@ -58,8 +58,10 @@ class HybridRetriever(SimilarityRetriever):
         nearest = super()._get_relevant_documents(query, run_manager=run_manager)
         known = {doc.page_content for doc in nearest}
         more = [doc for doc in self.words.invoke(query) if doc.page_content not in known]
+        if not more:
+            return nearest
         embed = self.store.embeddings
-        vectors = embed.embed_documents([doc.page_content for doc in more]) if more else []
+        vectors = embed.embed_documents([doc.page_content for doc in more])
         asked = np.asarray(embed.embed_query(query))
         for doc, vector in zip(more, vectors, strict=True):
             metadata = doc.metadata | {"similarity": float(asked @ vector)}

@@ -23,7 +23,7 @@ from helpers.evaluate import per_question
 from helpers.hardware import as_onednn
 from helpers.index import read_text
 from helpers.judgements import read_jsonl
-from helpers.measure.baselines import BM25
+from helpers.measure.baselines import BM25, Remembering
 from helpers.measure.command import one_line, positive, printable, some_ids, write
 from helpers.measure.intervals import gains
 from helpers.measure.orders import orders
@@ -121,7 +121,8 @@ def main() -> None:
             raise ValueError(
                 f"{profile.embedding_model} is compared by distance: expected cosine or dot"
             )
-        cross_encoder = LocalCrossEncoder(profile.reranker_model, precision=arguments.precision)
+        local = LocalCrossEncoder(profile.reranker_model, precision=arguments.precision)
+    cross_encoder = Remembering(local)
     bi_encoder = SentenceTransformer(profile.embedding_model)
     if bi_encoder.device.type == "cpu":
         as_onednn(bi_encoder)
@@ -140,13 +141,9 @@ def main() -> None:
         itself = query_id if query_id in own else None
         near = {n: float(s) for n, s in zip(names, row, strict=True) if n != itself}
         words = [doc.id for doc in bm25.invoke(query) if doc.id != itself]
-        known: dict[str, float] = {}
 
-        def score(ids: Sequence[str], query=query, known=known) -> list[float]:
-            new = [name for name in ids if name not in known]
-            pairs = [(query, documents[name]) for name in new]
-            known |= dict(zip(new, cross_encoder.score(pairs), strict=True))
-            return [known[name] for name in ids]
+        def score(ids: Sequence[str], query=query) -> list[float]:
+            return cross_encoder.score([(query, documents[name]) for name in ids])
 
         found = orders(near, words, score, k, profile.base_weight)
         best = words[: arguments.words]
