@@ -14,8 +14,10 @@ from pathlib import Path
 
 import nbformat
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-BUILD = NOTEBOOKS.parent / "build"
+TOOLS = Path(__file__).resolve().parent
+NOTEBOOKS = TOOLS.parent / "notebooks"
+BUILD = TOOLS.parent / "build"
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar where ipywidgets is installed
 QUIET = {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 # A cell may take this long: thirty times what the longest takes on two fast cores.
 CELL_SECONDS = os.environ.get("CELL_SECONDS") or "1800"
@@ -28,10 +30,23 @@ def drop_progress(path: Path) -> None:
         for output in list(cell.get("outputs", [])):
             if output.output_type == "stream":
                 output.text = re.sub(r".*\(raylet\).*\n?", "", output.text)
-            text = output.get("text", output.get("data", {}).get("text/plain"))
-            if text == "" or output.get("name") == "stderr":  # empty bars are displayed, too
+            data = output.get("data", {})
+            text, bar = output.get("text", data.get("text/plain")), WIDGET in data
+            if bar or text == "" or output.get("name") == "stderr":  # empty bars are displayed, too
                 cell.outputs.remove(output)
     nbformat.write(notebook, path)
+
+
+def render(notebooks: list[Path]) -> int:
+    """Write a page for each to build/html/, beside which `../docs` has the pictures that it shows.
+
+    Solutions, and what a reader is to predict, are folded (tools/page).
+    """
+    shutil.copytree(TOOLS.parent / "docs", BUILD / "docs", dirs_exist_ok=True)
+    command = [sys.executable, "-m", "nbconvert", "--to=html", "--template=page"]
+    command += [f"--TemplateExporter.extra_template_basedirs={TOOLS}", "--log-level=ERROR"]
+    command += [f"--output-dir={BUILD / 'html'}", *notebooks]
+    return subprocess.run(command, env=os.environ | QUIET).returncode
 
 
 def main(names: list[str]) -> int:
@@ -42,21 +57,15 @@ def main(names: list[str]) -> int:
         sys.exit(f"CELL_SECONDS is {CELL_SECONDS!r}: expected whole seconds, at least 1")
     executed = BUILD / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
-    for figure in NOTEBOOKS.glob("*.svg"):  # a notebook may show one that is committed beside it
-        shutil.copy(figure, executed)
     copies = [Path(shutil.copy(NOTEBOOKS / f"{name}.ipynb", executed)) for name in names]
     # Not the repository's own pytest settings: these are notebooks, not tests.
-    run = ["pytest", "-v", "--durations=0", "-c", os.devnull, f"--rootdir={executed}"]
-    run += ["-p", "no:cacheprovider", "--nbmake", "--overwrite", f"--nbmake-timeout={CELL_SECONDS}"]
-    render = ["nbconvert", "--to=html", "--log-level=ERROR", f"--output-dir={BUILD / 'html'}"]
-    for command in (run, render):
-        command = [sys.executable, "-m", *command, *copies]
-        code = subprocess.run(command, cwd=executed, env=os.environ | QUIET).returncode
-        for copy in copies:
-            drop_progress(copy)
-        if code:
-            return code
-    return 0
+    run = [sys.executable, "-m", "pytest", "-v", "--durations=0", "-c", os.devnull]
+    run += [f"--rootdir={executed}", "-p", "no:cacheprovider"]
+    run += ["--nbmake", "--overwrite", f"--nbmake-timeout={CELL_SECONDS}", *copies]
+    code = subprocess.run(run, cwd=executed, env=os.environ | QUIET).returncode
+    for copy in copies:
+        drop_progress(copy)
+    return code or render(copies)
 
 
 if __name__ == "__main__":
