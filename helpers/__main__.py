@@ -57,7 +57,7 @@ def main() -> None:
     print(f"\nVector search puts these {chosen.top_n} of {len(docs)} candidates first:\n")
     for rank, doc in enumerate(docs[: chosen.top_n], start=1):
         print(f"{rank}. {doc.page_content}\n")
-    print(f"The cross-encoder reads all {len(docs)} and puts these first:\n")
+    print(f"The cross-encoder reads all {len(docs)}, and these come first:\n")
     for rank, doc in enumerate(reranked[: chosen.top_n], start=1):
         score, before = doc.metadata["relevance_score"], doc.metadata["base_rank"]
         print(f"{rank}. (score {score:.2f}, was rank {before}) {doc.page_content}\n")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.prompts import PromptTemplate, format_document
+from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from scipy.special import expit, logit
@@ -71,9 +71,11 @@ class ScoringReranker(BaseDocumentCompressor):
         """Pair the query with what is to be read of each document, each text once."""
         template, ranks = PromptTemplate.from_template(self.template), {}
         for rank, document in enumerate(documents, start=1):
-            plain = self.template == "{page_content}"
-            text = document.page_content if plain else format_document(document, template)
-            ranks.setdefault(text, []).append(rank)
+            facts = {name: "" if v is None else v for name, v in document.metadata.items()}
+            facts["page_content"] = document.page_content
+            if missing := set(template.input_variables) - facts.keys():
+                raise ValueError(f"document {rank} has no {missing}, which the template names")
+            ranks.setdefault(template.format(**facts), []).append(rank)
         kept = []
         for first, *others in ranks.values():
             metadata = documents[first - 1].metadata | {"base_rank": first, "duplicates": others}
@@ -90,10 +92,7 @@ class ScoringReranker(BaseDocumentCompressor):
     def _ranked(self, documents: Sequence[Document], scores: list[float]) -> list[Document]:
         name = type(self.model).__name__
         if len(scores) != len(documents):
-            raise ValueError(
-                f"{name} returned {len(scores)} scores for {len(documents)} documents; one score a "
-                "document is needed, in the same order"
-            )
+            raise ValueError(f"{name} returned {len(scores)} scores for {len(documents)} documents")
         if nan := [rank for rank, score in enumerate(scores, start=1) if math.isnan(score)]:
             raise ValueError(f"{name} returned NaN for the document of rank {nan[0]}, no order")
         more = [{"cross_encoder_score": score} for score in scores]
@@ -113,10 +112,11 @@ class ScoringReranker(BaseDocumentCompressor):
         found = [document.metadata.get("similarity") for document in documents]
         if None in found:
             raise ValueError(
-                f"base_weight is {self.base_weight}, but document {found.index(None) + 1} has no "
-                'metadata["similarity"]: take the documents from '
-                "helpers.index.SimilarityRetriever, or leave base_weight out"
+                f'document {found.index(None) + 1} has no metadata["similarity"], as base_weight '
+                "needs: helpers.index.SimilarityRetriever puts it there (notebook 8: other stores)"
             )
+        if len(found) > 2 and found == sorted({*found}):
+            raise ValueError("the similarity rises from the first document on: is it a distance?")
         if not all(0 <= score <= 1 for score in scores):
             raise ValueError(
                 f"base_weight needs scores between 0 and 1; {type(self.model).__name__} gives "

@@ -71,7 +71,7 @@ def test_models_of_yours_answer_by_the_distance_they_were_trained_for(
     monkeypatch.setenv("RERANKER_MODEL", str(tiny_bert()))
     monkeypatch.setattr(sys, "argv", ["helpers", "plan", "-k", "4", "--top-n", "1"])
     command.main()
-    assert "The cross-encoder reads all 4 and puts these first:" in capsys.readouterr().out
+    assert "The cross-encoder reads all 4, and these come first:" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_the_command_prints_the_reranked_answer_and_draws_it(tmp_path):
     whole = [sys.executable, *arguments, "What is the plan for the economy?"]
     done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    before, after = done.stdout.split("The cross-encoder reads all 10 and puts these first:")
+    before, after = done.stdout.split("The cross-encoder reads all 10, and these come first:")
     assert "Question: What is the plan for the economy?" in before
     assert "Vector search puts these 2 of 10 candidates first:" in before
     assert "1. (score 0." in after and "2. (score 0." in after and "3. " not in after

@@ -140,11 +140,21 @@ def test_a_template_puts_metadata_before_the_passage():
     said = [f"{title}, p. 3\nNine {{metres}}." for title in ("Ports", "Rail")]
     assert model.asked == [[(QUERY, text) for text in said]]
     assert field(ranked, "title") == ["Rail", "Ports"] and texts(ranked) == ["Nine {metres}."] * 2
-    with pytest.raises(ValueError, match="missing metadata: .*'title'"):
+    with pytest.raises(ValueError, match="document . has no .'title'., which the"):
         reranker.compress_documents([Document("no title", metadata={"page": 1})], QUERY)
 
 
 # Together with the first stage
+
+
+def test_a_distance_in_place_of_a_similarity_is_refused_and_none_is_read_as_nothing():
+    docs = found_by_similarity(a=0.2, b=0.4, c=0.9)
+    with pytest.raises(ValueError, match="is it a distance"):
+        ScoringReranker(model=Fixed([0.5] * 3), base_weight=1).compress_documents(docs, "q")
+    untitled = [Document("a", metadata={"title": None}), Document("a", metadata={"title": ""})]
+    titled = ScoringReranker(model=Fixed([0.5]), template="{title}{page_content}")
+    [doc] = titled.compress_documents(untitled, "q")
+    assert doc.metadata["duplicates"] == [2] and doc.metadata["title"] is None
 
 
 def test_similarity_above_the_mean_is_added_to_the_log_odds():
