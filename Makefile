@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 # Says what a stage spent.
 TIMED := @bash -c 'echo "$$*"; "$$@"; code=$$?; echo "[$$SECONDS s] $$*"; exit $$code' --
 ALL := $(basename $(notdir $(wildcard notebooks/[0-9]*.ipynb)))
-# The notebooks that need requirements-scale.txt.
+# The notebooks that need requirements-scale.txt, and requirements-documents.txt.
 SCALE := 06_% 07_%
+DOCUMENTS := 08_%
 STRIP := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys "cell.metadata.execution"
 
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -17,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 # pip need not compile every file (a minute): Python compiles what is used, and keeps it.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup setup-scale run lab fast test lines evaluate bench results hub outputs format
+.PHONY: help setup setup-scale setup-documents run lab fast test lines evaluate bench results hub outputs format
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -27,6 +28,8 @@ setup: .venv/.ready ## make .venv and install requirements.txt into it
 
 setup-scale: .venv/.ready-scale ## the same, and requirements-scale.txt (400 MB more)
 
+setup-documents: .venv/.ready-documents ## the same as setup, and requirements-documents.txt (100 MB more)
+
 .venv/.ready: requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}; try `make PYTHON=python3.11`")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,21 +38,21 @@ setup-scale: .venv/.ready-scale ## the same, and requirements-scale.txt (400 MB 
 	$(BIN)/python -m pip check
 	touch $@
 
-.venv/.ready-scale: .venv/.ready requirements-scale.txt
-	$(TIMED) $(PIP) $(PIP_ARGS) -r requirements-scale.txt
+.venv/.ready-%: .venv/.ready requirements-%.txt
+	$(TIMED) $(PIP) $(PIP_ARGS) -r requirements-$*.txt
 	$(BIN)/python -m pip check
 	touch $@
 
-run: $(if $(filter $(SCALE),$(NOTEBOOKS)),setup-scale,setup) ## execute notebooks 01 to 03 (NOTEBOOKS="..." for others) and print one reranked answer
+run: setup $(if $(filter $(SCALE),$(NOTEBOOKS)),setup-scale) $(if $(filter $(DOCUMENTS),$(NOTEBOOKS)),setup-documents) ## execute notebooks 01 to 03 (NOTEBOOKS="..." for others) and print one reranked answer
 	$(BIN)/python tools/execute.py $(NOTEBOOKS)
 	$(BIN)/python -m helpers
 	@echo "The executed notebooks, as pages:"
 	@ls $(foreach n,$(NOTEBOOKS),build/html/$(n).html)
 
-lab: setup ## open the notebooks in JupyterLab (06 and 07 want `make setup-scale` before)
+lab: setup ## open the notebooks in JupyterLab (06 and 07 want `make setup-scale` before, 08 `make setup-documents`)
 	$(BIN)/jupyter lab notebooks
 
-fast: setup-scale ## lint, and the tests that are not slow
+fast: setup-scale setup-documents ## lint, and the tests that are not slow
 	$(TIMED) $(BIN)/ruff check .
 	$(TIMED) $(BIN)/ruff format --check .
 	$(TIMED) $(STRIP) --verify notebooks/*.ipynb
@@ -63,7 +66,7 @@ lines: ## lines of Python by folder; fails above a budget
 	@find helpers tools tests -name '*.py' -exec wc -l {} + | awk '$$2 != "total" { \
 	    folder = $$2; sub("/[^/]*$$", "", folder); sub("^tests/.*", "tests", folder); \
 	    lines[folder] += $$1; if (folder != "tests") lines["all but tests"] += $$1 } \
-	  END { most["helpers"] = 1300; most["all but tests"] = 7000; most["tests"] = 6150; \
+	  END { most["helpers"] = 1300; most["all but tests"] = 7650; most["tests"] = 7000; \
 	    for (name in lines) { \
 	      printf("%-17s %5d%s\n", name, lines[name], (name in most) ? " of " most[name] : "") | "sort"; \
 	      if (name in most && lines[name] > most[name]) over = 1 } \
@@ -90,7 +93,7 @@ hub: setup ## the models of LangChain's page from the Hugging Face hub, and whet
 	$(BIN)/python tools/hub_answer.py
 	RERANKER_PROFILE=page $(MAKE) run
 
-outputs: setup-scale ## execute every notebook and commit-ready outputs into notebooks/
+outputs: setup-scale setup-documents ## execute every notebook and commit-ready outputs into notebooks/
 	$(BIN)/python tools/execute.py $(ALL)
 	cp $(foreach n,$(ALL),build/notebooks/$(n).ipynb) notebooks/
 	$(STRIP) notebooks/*.ipynb

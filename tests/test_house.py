@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import helpers
@@ -19,9 +20,15 @@ ROOMS = {"__init__": {}, "hub": {}, "profiles": {"hub"}, "index": {}, "hardware"
 ROOMS |= {"load": {"hub", "hardware"}, "fit": {}, "score": {"hardware", "load", "fit"}}
 ROOMS |= {"rerank": {}, "display": {}, "judgements": {"index"}, "evaluate": {"judgements"}}
 ROOMS["__main__"] = set(ROOMS)
-FOLDERS = {"endpoint", "measure", "scale", "training"}
-# Where LangChain's sunset package may be: its FAISS, and its cross-encoder in the benchmark.
+FOLDERS = {"documents", "endpoint", "measure", "scale", "training"}
+# Where LangChain's sunset package may be: its FAISS, its cross-encoder in the benchmark, its PDF.
 COMMUNITY = {"helpers/index.py", "helpers/scale/kept.py", "helpers/scale/variants.py"}
+COMMUNITY |= {"helpers/documents/load.py"}
+# Who may import what is not in requirements.txt.
+MORE = {
+    "scale": "helpers/scale|tests|notebooks/0[67]",
+    "documents": "helpers/doc|tests|notebooks/08",
+}
 NAMES = {"build_index", "load_profile", "LocalCrossEncoder", "plot_rank_changes"}
 NAMES |= {"pretty_print_docs", "rank_changes", "ScoringReranker", "SimilarityRetriever"}
 
@@ -94,18 +101,22 @@ def pins(file):
 def test_what_is_imported_is_pinned_and_the_pins_agree():
     distributions = packages_distributions()
     small, brought = pins("requirements.txt"), pins("constraints.txt")
-    every = small | pins("requirements-scale.txt")
+    more = {where: pins(f"requirements-{name}.txt") for name, where in MORE.items()}
     ours = {"helpers", "score", *(path.stem for path in (ROOT / "tools").glob("*.py"))}
     used = dict(IMPORTED)
     for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
-        lines = re.compile(r'^ *" *(?:from|import) ([\w.]+)(?: import| as|\\n|")', re.MULTILINE)
-        used[f"notebooks/{path.name}"] = set(lines.findall(path.read_text(encoding="utf-8")))
+        cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        lines = re.compile(r"^ *(?:from|import) ([\w.]+)", re.MULTILINE)
+        used[f"notebooks/{path.name}"] = set(lines.findall("\n".join(c.source for c in cells)))
     for name, modules in used.items():
-        pinned = every if re.match("helpers/scale|tests|notebooks/0[67]", name) else small
+        pinned = small | {
+            p: v for where, m in more.items() if re.match(where, name) for p, v in m.items()
+        }
         for top in {module.split(".")[0] for module in modules} - ours - sys.stdlib_module_names:
             carriers = {d.replace("_", "-").lower() for d in distributions.get(top, [])}
             assert carriers & pinned.keys(), f"{name} imports {top}, which is not pinned"
-    assert {name: pin for name, pin in every.items() if brought.get(name, pin) != pin} == {}
+    every = [*small.items(), *(pin for names in more.values() for pin in names.items())]
+    assert [pin for pin in every if brought.get(pin[0], pin[1]) != pin[1]] == []
     assert not {"torch", "triton"} & brought.keys()  # they differ by platform
 
 

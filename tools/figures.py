@@ -202,6 +202,7 @@ OTHER: dict[str, str] = {
     "notebooks/05_train_your_own.ipynb": "95 %, 0.3",
     "notebooks/06_faster.ipynb": "95 %",
     "notebooks/07_bigger.ipynb": "0.95",
+    "notebooks/08_your_own_documents.ipynb": "1.1.0, 0.0.19",  # versions
 }
 
 
