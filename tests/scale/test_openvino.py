@@ -27,7 +27,8 @@ def test_scores_are_torchs_or_the_model_is_refused(architecture, tiny_model, odd
     pairs = [pair for pair in odd_pairs if any(pair)]
     model = OpenVINOCrossEncoder(folder, batch_tokens=300)
     expected = LocalCrossEncoder(folder, device="cpu").score(pairs)
-    np.testing.assert_allclose(model.score(pairs), expected, atol=1e-4)
+    # The bound of loading; with AVX2 alone the tiny T5 differs by half of it.
+    np.testing.assert_allclose(model.score(pairs), expected, atol=1e-3)
 
 
 def test_a_pickled_model_is_converted_anew(tiny_model):
