@@ -157,6 +157,8 @@ class ExtractiveReader(BaseChatModel):
             similarities = np.asarray(vectors) @ np.asarray(self.embeddings.embed_query(question))
             for doc, similarity in zip(sentences, similarities, strict=True):
                 doc.metadata["similarity"] = float(similarity)
+            # The nearest first, as candidates come: the order of the text may rise by chance.
+            sentences = sorted(sentences, key=lambda doc: -doc.metadata["similarity"])
         how = {"base_weight": self.base_weight, "score_threshold": self.threshold}
         return ScoringReranker(model=self.model, **how).compress_documents(sentences, question)
 

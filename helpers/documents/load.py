@@ -75,11 +75,13 @@ def _first_line(text: str) -> str:
 
 def _decode(raw: bytes, encoding: str | None, declared: str | None = None) -> tuple[str, dict]:
     """Return the text, and for the metadata its encoding, if that is not UTF-8."""
-    for name in filter(None, ("utf-8-sig", declared, encoding)):
+    with contextlib.suppress(UnicodeDecodeError):
+        return raw.decode("utf-8-sig"), {}
+    for name in filter(None, (declared, encoding)):
         with contextlib.suppress(UnicodeDecodeError, LookupError):
             text = raw.decode(name)
             if not re.search("[\x80-\x9f]", text):  # controls, which Latin-1 finds in cp1252
-                return text, {"encoding": name} if name != "utf-8-sig" else {}
+                return text, {"encoding": name}
     tried = " nor ".join(filter(None, ("UTF-8", declared, encoding)))
     how = "name its encoding, as load_folder(folder, encoding='cp1252') does"
     raise LoadError(f"its bytes are not {tried}: {how}")

@@ -8,6 +8,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.tools import tool
 
 from helpers.documents.answer import PROMPT, ExtractiveReader, chat_model_or, show_passages
@@ -75,6 +76,25 @@ def test_the_sentence_that_answers_is_quoted_of_each_source_that_is_as_sure():
     for text in ("Do dogs?", f"Hello\n{show_passages(DOCS)}\n\nQuestion: x"):
         with pytest.raises(ValueError, match="no passages: expected show_passages"):
             ExtractiveReader(model=Overlap()).invoke(text)
+
+
+class Longest(Embeddings):
+    """The longer a text, the nearer it is to every question."""
+
+    def embed_documents(self, texts):
+        return [[len(text) / 100] for text in texts]
+
+    def embed_query(self, text):
+        return [1.0]
+
+
+def test_sentences_may_come_in_any_order_of_similarity():
+    rising = "Cats pay less. Small dogs travel free. Large dogs do not travel free of charge."
+    reader = ExtractiveReader(model=Overlap(), embeddings=Longest(), base_weight=1)
+    answer = ask(passages(yes=rising), reader)
+    assert check_citations(answer, passages(yes=rising))[1] == [] and "travel free" in answer
+    with pytest.raises(ValueError, match="a base_weight needs embeddings"):
+        ExtractiveReader(model=Overlap(), base_weight=1)
 
 
 def test_an_agent_asks_its_tool_once_and_answers_from_what_that_returns():
@@ -153,4 +173,4 @@ def test_answers_on_dev_cite_what_stands_there(engines, embeddings, local, model
         gold = " ".join(answer["quote"] for answer in one["answers"])
         right += [one["id"]] * any(says(gold, cited.quote) for cited in citations)
         answerable += bool(gold)
-    assert answerable == 19 and len(right) >= 12, right  # 16 were measured
+    assert answerable == 19 and len(right) >= 12, right  # 16 with notebook 08's chunks

@@ -86,6 +86,11 @@ def test_what_is_not_utf_8_is_not_guessed(tmp_path, name):
     assert doc.page_content.strip() == "Tea: £1" and doc.metadata["encoding"] == "cp1252"
 
 
+def test_what_is_utf_8_is_read_as_that_whatever_encoding_is_named(tmp_path):
+    doc = read(tmp_path, "a.txt", "Café\x85 opens at nine.")
+    assert doc.page_content.splitlines()[0] == "Café" and "encoding" not in doc.metadata
+
+
 def test_front_matter_names_a_title_and_pages_without_text_are_named(tmp_path):
     doc = read(tmp_path, "a.md", "---\ntitle: 'Tea'\ntags: [x]\n---\n# Learn C#\nHot.")
     assert doc.metadata["title"] == "Tea" and doc.page_content == "# Learn C#\nHot."
