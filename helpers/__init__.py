@@ -14,7 +14,7 @@ evaluate    ranked documents -> metrics
 __main__    one question on the command line: python -m helpers "..."
 
 Notebooks 01 and 02 need no more. Each later one has a folder: `endpoint` (03), `measure` (04),
-`training` (05), `scale` (06, 07), `documents` (08). Names load on first use, so that it is quick.
+`training` (05), `scale` (06, 07), `documents` (08). Names load on first use: the import is quick.
 """
 
 import importlib

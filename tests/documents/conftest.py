@@ -23,7 +23,7 @@ def documents(model_dir):
 
 @pytest.fixture(scope="session")
 def engines(documents, embeddings):
-    """Of each kind of reader and the `owner`; the table `passages` is made as in notebook 08."""
+    """Of each kind of reader and the `owner`; `passages` is notebook 08's but for headings."""
     cuts = {"chunk_size": 500, "chunk_overlap": 0, "keep_separator": "end"}
     splitter = RecursiveCharacterTextSplitter(separators=["\n\n", "\n", ". ", " ", ""], **cuts)
     chunks, words = splitter.split_documents(documents), HybridSearchConfig("content_tsv")

@@ -130,11 +130,10 @@ def test_an_owner_s_password_may_hold_any_character(engines):
 def test_an_owner_who_is_no_superuser_makes_and_removes_readers(engines):
     owner = engines["owner"].url
     maker = owner.set(username="maker", password="x")
-    made = "CREATE ROLE maker LOGIN CREATEROLE;; GRANT CREATE ON SCHEMA public TO maker"
     kept = "CREATE TABLE theirs AS SELECT 'everyone' AS audience"
-    with psycopg.connect(**sa.create_engine(owner).dialect.create_connect_args(owner)[1]) as admin:
-        for statement in made.split(";; "):
-            admin.execute(statement)
+    with engines["owner"].begin() as admin:
+        admin.execute(sa.text("CREATE ROLE maker LOGIN CREATEROLE"))
+        admin.execute(sa.text("GRANT CREATE ON SCHEMA public TO maker"))
     with sa.create_engine(maker).begin() as connection:
         connection.execute(sa.text(kept))
     for _ in range(2):
@@ -144,9 +143,9 @@ def test_an_owner_who_is_no_superuser_makes_and_removes_readers(engines):
     with pytest.raises(ValueError, match="'maker' was not made here"):
         restrict_rows(owner, "passages", {"maker": ["everyone"]})
     assert "guest" not in seen(owner, "SELECT rolname FROM pg_roles")
-    with psycopg.connect(**sa.create_engine(owner).dialect.create_connect_args(owner)[1]) as admin:
-        admin.execute("DROP OWNED BY maker")
-        admin.execute("DROP ROLE maker")
+    with engines["owner"].begin() as admin:
+        admin.execute(sa.text("DROP OWNED BY maker"))
+        admin.execute(sa.text("DROP ROLE maker"))
 
 
 def test_readers_that_would_see_nothing_by_mistake_are_named(engines):
