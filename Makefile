@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.13 || command -v p
 PIP_ARGS ?=
 NOTEBOOKS ?= 01_base_retriever 02_cross_encoder_rerank 03_sagemaker_endpoint
 PROFILE ?= embedded
+GROUPS := models retrieval measuring endpoint notebooks tests
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 # Says what a stage spent.
@@ -15,14 +16,15 @@ STRIP := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys "ce
 
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
-# pip need not compile every file (a minute): Python compiles what is used, and keeps it.
+# pip need not compile every file (a minute): Python compiles what is used, and keeps it; what the
+# first answer uses, at the end of the set-up.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup setup-scale setup-documents run lab fast test lines evaluate bench results hub outputs format
+.PHONY: help setup setup-scale setup-documents setup-site run lab site site-check fast test lines evaluate bench results hub outputs format
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  /p' Makefile
-	@echo 'A cell may take half an hour; on a busy machine CELL_SECONDS=7200 with any of them gives it two.'
+	@echo 'A cell may take two hours; CELL_TIMEOUT=14400 (seconds) with any of them gives it four.'
 
 setup: .venv/.ready ## make .venv and install requirements.txt into it
 
@@ -30,29 +32,36 @@ setup-scale: .venv/.ready-scale ## the same, and requirements-scale.txt (400 MB 
 
 setup-documents: .venv/.ready-documents ## the same as setup, and requirements-documents.txt (100 MB more)
 
-.venv/.ready: requirements.txt constraints.txt pyproject.toml
+setup-site: .venv/.ready-site ## the same as setup, and requirements-site.txt (250 MB more)
+
+.venv/.ready: requirements.txt $(wildcard requirements/*.txt) constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}; try `make PYTHON=python3.11`")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(TIMED) $(PIP) $(PIP_ARGS) -r requirements.txt
+	@$(BIN)/python tools/install.py $(GROUPS) $(PIP_ARGS)
 	$(PIP) --no-deps --editable .
 	$(BIN)/python -m pip check
+	$(TIMED) $(BIN)/python -c "import langchain_huggingface, helpers.index, helpers.score, helpers.rerank"
 	touch $@
 
 .venv/.ready-%: .venv/.ready requirements-%.txt
-	$(TIMED) $(PIP) $(PIP_ARGS) -r requirements-$*.txt
+	@$(BIN)/python tools/install.py $* $(PIP_ARGS)
 	$(BIN)/python -m pip check
 	touch $@
 
-run: setup $(if $(filter $(SCALE),$(NOTEBOOKS)),setup-scale) $(if $(filter $(DOCUMENTS),$(NOTEBOOKS)),setup-documents) ## execute notebooks 01 to 03 (NOTEBOOKS="..." for others) and print one reranked answer
-	$(BIN)/python tools/execute.py $(NOTEBOOKS)
+run: setup $(if $(filter $(SCALE),$(NOTEBOOKS)),setup-scale) $(if $(filter $(DOCUMENTS),$(NOTEBOOKS)),setup-documents) ## print one reranked answer, then execute notebooks 01 to 03 (NOTEBOOKS="..." for others) into pages
 	$(BIN)/python -m helpers
-	@echo "The executed notebooks, as pages:"
-	@ls $(foreach n,$(NOTEBOOKS),build/html/$(n).html)
+	$(BIN)/python tools/execute.py $(NOTEBOOKS)
 
 lab: setup ## open the notebooks in JupyterLab (06 and 07 want `make setup-scale` before, 08 `make setup-documents`)
 	$(BIN)/jupyter lab notebooks
 
-fast: setup-scale setup-documents ## lint, and the tests that are not slow
+site: setup-site ## README, notebooks and guide as a site: build/site/index.html
+	$(BIN)/python tools/pages.py
+
+site-check: setup-site ## the site in a browser (Chromium or Chrome), wide and narrow, light and dark (some minutes)
+	SITE_CHECK=1 $(BIN)/pytest tests/tools/test_pages.py
+
+fast: setup-scale setup-documents setup-site ## lint, and the tests that are not slow
 	$(TIMED) $(BIN)/ruff check .
 	$(TIMED) $(BIN)/ruff format --check .
 	$(TIMED) $(STRIP) --verify notebooks/*.ipynb
@@ -66,7 +75,7 @@ lines: ## lines of Python by folder; fails above a budget
 	@find helpers tools tests -name '*.py' -exec wc -l {} + | awk '$$2 != "total" { \
 	    folder = $$2; sub("/[^/]*$$", "", folder); sub("^tests/.*", "tests", folder); \
 	    lines[folder] += $$1; if (folder != "tests") lines["all but tests"] += $$1 } \
-	  END { most["helpers"] = 1300; most["all but tests"] = 7650; most["tests"] = 7000; \
+	  END { most["helpers"] = 1345; most["all but tests"] = 8200; most["tests"] = 7700; \
 	    for (name in lines) { \
 	      printf("%-17s %5d%s\n", name, lines[name], (name in most) ? " of " most[name] : "") | "sort"; \
 	      if (name in most && lines[name] > most[name]) over = 1 } \

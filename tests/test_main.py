@@ -80,6 +80,7 @@ def test_the_command_prints_the_reranked_answer_and_draws_it(tmp_path):
     whole = [sys.executable, *arguments, "What is the plan for the economy?"]
     done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("Loading the models and indexing the text ...")
     before, after = done.stdout.split("The cross-encoder reads all 10, and these come first:")
     assert "Question: What is the plan for the economy?" in before
     assert "Vector search puts these 2 of 10 candidates first:" in before

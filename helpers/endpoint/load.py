@@ -17,9 +17,9 @@ import numpy as np
 
 from helpers.endpoint.client import EndpointCrossEncoder, EndpointError
 from helpers.endpoint.local import LocalEndpoint, local_endpoint
-from helpers.profiles import load_profile
+from helpers.profiles import DATA, load_profile
 
-OUT = Path(__file__).parents[2] / "data" / "results" / "load.json"
+OUT = DATA / "results" / "load.json"
 TURNS = 2  # of each load; the first and the last requests of a turn have less company
 WORDS = ["harbour", "council", "budget", "school", "library", "bridge", "water", "energy", "street"]
 Request = list[tuple[str, str]]

@@ -1,0 +1,93 @@
+"""Groups of packages are installed once and by line; a kernel that lacks some says what to do."""
+
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+
+import install
+import pytest
+
+ROOT = install.ROOT
+GROUPS = ["models", "retrieval", "measuring", "endpoint", "notebooks", "tests"]
+
+
+def test_requirements_txt_is_all_groups():
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    named = [line.split()[1] for line in text.splitlines() if line.startswith("-r ")]
+    assert named == [f"requirements/{group}.txt" for group in GROUPS]
+    assert len({*(ROOT / "requirements").iterdir()}) == len(GROUPS)
+    assert f"GROUPS := {' '.join(GROUPS)}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_what_is_there_is_not_installed_again(capsys, monkeypatch):
+    monkeypatch.setattr("install.subprocess.run", None)  # would be a TypeError
+    install.install("retrieval", [], keep=("numpy",))
+    assert capsys.readouterr().out.startswith("retrieval: langchain, langchain-core, ")
+    with pytest.raises(ValueError, match="no group of packages 'more': expected a file"):
+        install.install("more", [])
+
+
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    """A group of three packages, of which one is to be installed, from a folder, into a folder."""
+    with zipfile.ZipFile(tmp_path / "tiny_thing-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny_thing.py", "")
+        head, info = (
+            "Metadata-Version: 2.1\nName: tiny-thing\nVersion: 1.0\n",
+            "tiny_thing-1.0.dist-info",
+        )
+        wheel.writestr(f"{info}/METADATA", head)
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    (tmp_path / "requirements").mkdir()
+    lines = (
+        f"# Some.\ntorch==0.1  # older than ours\npytest=={version('pytest')}\ntiny-thing==1.0\n"
+    )
+    (tmp_path / "requirements" / "some.txt").write_text(lines)
+    monkeypatch.setattr("install.ROOT", tmp_path)
+    place = {"NO_INDEX": "1", "FIND_LINKS": tmp_path, "TARGET": tmp_path / "into"}
+    for name, value in place.items():
+        monkeypatch.setenv(f"PIP_{name}", str(value))
+    return tmp_path
+
+
+def test_what_lacks_is_installed_and_torch_is_kept(group):
+    install.install("some", ["--no-deps"], keep=("torch",))
+    assert {p.name for p in (group / "into").iterdir()} >= {"tiny_thing.py"}
+    assert not (group / "into" / "torch").exists()
+    with pytest.raises(subprocess.CalledProcessError):  # no torch 0.1 in that folder
+        install.install("some", [])
+
+
+def test_a_failure_ends_the_command(capfd):
+    command = [sys.executable, ROOT / "tools" / "install.py", "nothing"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1 and "no group of packages 'nothing'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_kernel_in_a_clone_that_lacks_packages_says_so(group, monkeypatch):
+    monkeypatch.chdir(group)
+    with pytest.raises(ModuleNotFoundError, match=r"lacks tiny-thing: run `make setup` in "):
+        install.prepare("some")
+    (group / "requirements" / "some.txt").rename(group / "requirements-scale.txt")
+    with pytest.raises(ModuleNotFoundError, match="run `make setup-scale` in "):
+        install.prepare("scale")
+
+
+def test_a_package_replaced_while_in_use_asks_for_a_restart(group, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", "")
+    versions = iter(range(10_000))
+    monkeypatch.setattr("install.install", lambda *given, **named: None)
+    found = install.installed
+    fake = lambda name: str(next(versions)) if name == "pytest" else found(name)  # noqa: E731
+    monkeypatch.setattr("install.installed", fake)
+    with pytest.raises(
+        RuntimeError, match=r"^pytest were replaced while in use: restart the kernel"
+    ):
+        install.prepare("some")

@@ -1,0 +1,173 @@
+"""The site: what Sphinx is given, and the pages that it makes."""
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from opening import REPOSITORY, TAG
+from pages import build, fold, rewrite_links, site_files
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = site_files(ROOT)["en"]
+FIRST = "notebooks/01_base_retriever.ipynb"
+HIDDEN = {"source_hidden": True, "outputs_hidden": True}
+AT_TAG = f"{REPOSITORY}/blob/{TAG}"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        ("README.md", FIRST, FIRST),
+        (FIRST, "../README.md#how-much-better", "../index.md#how-much-better"),
+        (FIRST, "../docs/funnel.svg", "../docs/funnel.svg"),
+        ("README.md", "LICENSE", f"{AT_TAG}/LICENSE"),
+        ("helpers/endpoint/README.md", "wire.py", f"{AT_TAG}/helpers/endpoint/wire.py"),
+        ("docs/choosing.md", "../helpers#x", f"{REPOSITORY}/tree/{TAG}/helpers#x"),
+        ("README.md", "#in-your-own-code", "#in-your-own-code"),
+        ("README.md", "https://example.org/a", "https://example.org/a"),
+    ],
+)
+def test_a_link_stays_in_the_site_or_goes_to_the_repository_at_its_tag(source, target, expected):
+    code = "`[x](y)`\n```\n[x](y)\n```"
+    text = rewrite_links(f"[this]({target}), {code}", source, FILES, ROOT)
+    assert text == f"[this]({expected}), {code}"
+
+
+def test_a_link_to_a_missing_file_is_an_error():
+    with pytest.raises(ValueError, match=r"README\.md links to docs/no\.md, .* expected docs/no"):
+        rewrite_links("[x](docs/no.md)", "README.md", FILES, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "printed", "tag", "words"),
+    [
+        (HIDDEN, ["x"], "hide-cell", "Solution: show the code and its result"),
+        (HIDDEN, [], "hide-input", "Solution: show the code"),
+        ({"outputs_hidden": True}, ["x"], "hide-output", "Show what it prints"),
+    ],
+)
+def test_what_jupyterlab_hides_is_folded(hidden, printed, tag, words):
+    outputs = [new_output("stream", text=text) for text in printed]
+    cell = new_code_cell("f()", outputs=outputs, metadata={"jupyter": hidden, "tags": ["a"]})
+    fold(cell)
+    assert cell.metadata["tags"] == ["a", tag]
+    assert cell.metadata["mystnb"] == {"code_prompt_show": words}
+
+
+def test_a_plot_keeps_its_alternative_text_and_what_is_not_hidden_stays():
+    plot = {"output_type": "display_data", "data": {"image/png": ""}}
+    cells = [
+        new_code_cell("f()", outputs=[new_output(**plot, metadata=metadata)])
+        for metadata in ({}, {"image/png": {"alt": "Rising."}})
+    ]
+    for cell in cells:
+        fold(cell)
+    assert [cell.metadata for cell in cells] == [{}, {"mystnb": {"image": {"alt": "Rising."}}}]
+    with pytest.raises(ValueError, match="has 2 plots: expected one"):
+        fold(new_code_cell("f()", outputs=cells[1].outputs * 2))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site's folder, built once."""
+    out = tmp_path_factory.mktemp("pages") / "site"
+    build(ROOT, out)
+    return out
+
+
+def read(page: Path) -> BeautifulSoup:
+    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+
+def pages_of(site: Path) -> list[Path]:
+    return [page for page in sorted(site.rglob("*.html")) if "_static" not in page.parts]
+
+
+@pytest.mark.slow
+def test_every_page_is_there_with_its_folds_and_alternative_texts(site):
+    made = {site / place for place in [*FILES.values(), "search.md"] if not place.endswith(".svg")}
+    assert set(pages_of(site)) == {path.with_suffix(".html") for path in made}
+    for page in pages_of(site):
+        soup = read(page)
+        assert soup.html["lang"] == "en"
+        assert len(soup.select("article h1")) == 1, page  # another, outside, is for printing
+        for image in soup.select("article img"):
+            assert " " in image["alt"], f"{page.name}: {image['src']} has no alternative text"
+            assert not image["src"].startswith(REPOSITORY), "a picture outside docs/"
+    rerank = read(site / "notebooks" / "02_cross_encoder_rerank.html")
+    folds = {summary.p.get_text() for summary in rerank.select("details.hide summary")}
+    assert folds == {"Show what it prints", "Solution: show the code and its result"}
+    assert not rerank.select(".tag_setup")
+
+
+@pytest.mark.slow
+def test_no_link_inside_the_site_is_dead(site):
+    found = {page: read(page) for page in pages_of(site)}
+    names = {page: {tag["id"] for tag in soup.select("[id]")} for page, soup in found.items()}
+    dead = []
+    for page, soup in found.items():
+        for tag in soup.select("[href], [src]"):
+            link = urlsplit(tag.get("href") or tag.get("src"))
+            if link.scheme or link.netloc:
+                continue
+            target = (page.parent / unquote(link.path)).resolve() if link.path else page
+            anchor = unquote(link.fragment)
+            if not target.is_file() or (anchor and anchor not in names.get(target, {anchor})):
+                dead.append((str(page.relative_to(site)), link.geturl()))
+    assert dead == []
+
+
+@pytest.mark.slow
+def test_a_second_language_lies_beside_english(tmp_path):
+    title, titles = "# A title\n", new_notebook(cells=[new_markdown_cell("# A title")])
+    translated = "notebooks/es/01_base_retriever.ipynb"
+    for name in [*FILES, translated]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(nbformat.writes(titles) if name.endswith("b") else title)
+    (tmp_path / "README.es.md").write_text(f"{title}[uno]({translated})")
+    build(tmp_path, tmp_path / "site")
+    english = tmp_path / "site" / "notebooks" / "01_base_retriever.html"
+    spanish = tmp_path / "site" / "es" / "notebooks" / "01_base_retriever.html"
+    assert read(spanish).html["lang"] == "es"
+    for page, other, name in [(english, spanish, "Español"), (spanish, english, "English")]:
+        [link] = read(page).select(".language-switch a")
+        assert link.get_text() == name
+        assert (page.parent / link["href"]).resolve() == other
+    assert not read(english.with_name("06_faster.html")).select(".language-switch")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SITE_CHECK" not in os.environ, reason="`make site-check` starts a browser")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_the_screen_and_axe_finds_nothing(site, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    assert chromium, "no browser: expected chromium (apt-get install chromium) or google-chrome"
+    quiet = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
+    quiet += ["disable-background-networking", "disable-component-update"]
+    # The corner of a table may be empty; the theme's sidebar is no landmark.
+    rules = {name: {"enabled": False} for name in ("empty-table-header", "region")}
+    widths = [390, 1200] if scheme == "light" else [1200, 390]  # axe looks at the last
+    wrong = []
+    with sync_playwright() as playwright:
+        launch = playwright.chromium.launch
+        tab = launch(executable_path=chromium, args=[f"--{q}" for q in quiet]).new_page()
+        tab.emulate_media(color_scheme=scheme)
+        for page in pages_of(site):
+            tab.goto(page.as_uri())
+            tab.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+            tab.evaluate("document.getAnimations().forEach(animation => animation.finish())")
+            for width in widths:
+                tab.set_viewport_size({"width": width, "height": 900})
+                if (wide := tab.evaluate("document.documentElement.scrollWidth")) > width:
+                    wrong.append(f"{page.name} is {wide} pixels wide on a screen of {width}")
+            for found in Axe().run(tab, options={"rules": rules}).response["violations"]:
+                wrong += [f"{page.name}: {found['help']}: {n['html']}" for n in found["nodes"]]
+    assert wrong == []

@@ -1,0 +1,110 @@
+"""Install groups of pinned packages, a line each, and say what a notebook lacks.
+
+    python tools/install.py models retrieval --extra-index-url URL
+
+A group is a file of requirements/, or one of requirements-*.txt: models, ..., scale, documents.
+Uses the standard library alone: it runs before anything is installed.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PIP = ["-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+PIP += ["-c", str(ROOT / "constraints.txt")]
+
+
+def pins(group: str) -> dict[str, str]:
+    """Return what a group pins: the distribution's name -> the requirement."""
+    files = [ROOT / "requirements" / f"{group}.txt", ROOT / f"requirements-{group}.txt"]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise ValueError(f"no group of packages {group!r}: expected a file {files[0]}")
+    lines = (line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines())
+    return {re.split(r"[\[=<>~ ;]", line)[0]: line for line in lines if line and line[0] != "-"}
+
+
+def installed(name: str) -> str:
+    """Return the version that is there, or nothing."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def install(group: str, pip_args: list[str], keep: tuple[str, ...] = ()) -> None:
+    """Install what a group pins and this Python lacks, but for `keep`, where it has any version.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed; it has said why.
+    """
+    wanted = pins(group)
+    there = {name: installed(name).partition("+")[0] for name in wanted}  # torch 2.13.0+cpu
+    lacking = [
+        line
+        for name, line in wanted.items()
+        if not there[name] or (there[name] != line.partition("==")[2] and name not in keep)
+    ]
+    print(f"{group}: {', '.join(wanted)} ...", end=" ", flush=True)
+    start = time.monotonic()
+    if lacking:
+        subprocess.run([sys.executable, *PIP, *pip_args, *lacking], check=True)
+    print(f"{time.monotonic() - start:.0f} s", flush=True)
+
+
+def prepare(*groups: str) -> None:
+    """Make a notebook's kernel ready: in a clone check it, elsewhere install what it needs.
+
+    In a clone (one of the working directory's parents is this repository) nothing is changed.
+    Elsewhere the kernel goes on in this repository's notebooks/, with its torch, if it has one.
+
+    Raises:
+        ModuleNotFoundError: In a clone, a package is missing.
+        RuntimeError: Another Python is needed, or what was installed replaces a package that this
+            kernel has in use.
+    """
+    if ROOT in (Path.cwd(), *Path.cwd().parents):
+        absent = [name for group in groups for name in pins(group) if not installed(name)]
+        if absent or importlib.util.find_spec("helpers") is None:
+            extra = [f" setup-{group}" for group in groups if group in ("scale", "documents")]
+            raise ModuleNotFoundError(
+                f"this kernel ({sys.executable}) lacks {', '.join(absent) or 'helpers'}: run "
+                f"`make{''.join(extra) or ' setup'}` in {ROOT.name} (README has the way without "
+                "make), then choose the kernel of its .venv (`make lab` does)"
+            )
+        return
+    if not (3, 11) <= sys.version_info < (3, 14):
+        raise RuntimeError(f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}")
+    used = {module.partition(".")[0] for module in sys.modules}
+    names = {
+        name for top, names in packages_distributions().items() if top in used for name in names
+    }
+    before = {name: installed(name) for name in names}
+    for group in groups:
+        install(group, [], keep=("torch",))
+    sys.path.insert(0, str(ROOT))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
+    replaced = sorted(name for name, old in before.items() if installed(name) != old)
+    if replaced:
+        raise RuntimeError(
+            f"{', '.join(replaced)} were replaced while in use: restart the kernel (in Colab: "
+            "Runtime > Restart session), and run this cell again"
+        )
+    os.chdir(ROOT / "notebooks")
+
+
+if __name__ == "__main__":
+    options = next((i for i, word in enumerate(sys.argv) if word[0] == "-"), len(sys.argv))
+    try:
+        for name in sys.argv[1:options]:
+            install(name, sys.argv[options:])
+    except (ValueError, subprocess.CalledProcessError) as error:
+        sys.exit(f"\n{error}")

@@ -1,0 +1,95 @@
+"""Write what opens a notebook elsewhere: badges and first cell, with address and tag of pyproject.
+
+    python tools/opening.py
+
+A notebook in Colab, or downloaded alone, fetches this repository at its own tag; so run it when the
+version or the address in pyproject.toml changes.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REPOSITORY, TAG = PROJECT["urls"]["Repository"], f"v{PROJECT['version']}"
+PLACE = REPOSITORY.removeprefix("https://github.com/")
+BASE = ("models", "retrieval", "measuring")
+# What each notebook imports: groups of packages (tools/install.py).
+NEEDS = {
+    "01_base_retriever": BASE,
+    "02_cross_encoder_rerank": BASE,
+    "03_sagemaker_endpoint": (*BASE, "endpoint"),
+    "04_measure_the_gain": BASE,
+    "05_train_your_own": BASE,
+    "06_faster": (*BASE, "scale"),
+    "07_bigger": (*BASE, "scale"),
+    "08_your_own_documents": (*BASE, "documents"),
+}
+CELL = """\
+# @title In Colab, or alone: fetch the repository and what this notebook needs (a clone has it)
+import os
+import runpy
+import subprocess
+from pathlib import Path
+
+needs, tag = [{groups}], "{tag}"
+address = "{repository}"
+folders = [Path.cwd(), *Path.cwd().parents]
+root = next((f for f in folders if (f / "data/reranker/revision.json").is_file()), None)
+if root is None:
+    root = Path(f"{name}-{{tag}}").resolve()
+    source = os.environ.get("REPOSITORY", address)
+    git = ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "--depth=1"]
+    if not root.is_dir() and subprocess.call([*git, f"--branch={{tag}}", source, str(root)]):
+        raise RuntimeError(f"git could not fetch {{tag}} of {{source}}; it says why above")
+runpy.run_path(str(root / "tools/install.py"))["prepare"](*needs)
+"""
+BADGES = """\
+[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}) \
+[![Open in GitHub Codespaces](https://github.com/codespaces/badge.svg)]({codespaces})"""
+
+
+def badges(notebook: str) -> str:
+    """Return the two badges for a notebook, as Markdown."""
+    place = REPOSITORY.removeprefix("https://github.com/")
+    colab = (
+        f"https://colab.research.google.com/github/{place}/blob/{TAG}/notebooks/{notebook}.ipynb"
+    )
+    return BADGES.format(colab=colab, codespaces=f"https://codespaces.new/{PLACE}/tree/{TAG}")
+
+
+def opened(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
+    """Put badges and first cell behind a notebook's title, in place of those that it has."""
+    groups = ", ".join(f'"{group}"' for group in NEEDS[name])
+    where = {"name": PROJECT["name"], "tag": TAG, "repository": REPOSITORY, "groups": groups}
+    hidden = {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": ["setup"]}
+    code = new_code_cell(CELL.format(**where).strip(), id="setup", metadata=hidden)
+    old = [cell for cell in notebook.cells if cell.id == "setup"]
+    code.execution_count = old[0].execution_count if old else None
+    rest = [cell for cell in notebook.cells[1:] if cell.id not in ("badges", "setup")]
+    notebook.cells[1:] = [new_markdown_cell(badges(name), id="badges"), code, *rest]
+    return notebook
+
+
+def main() -> None:
+    """Write badges and first cells into notebooks/ and README.md."""
+    for name in NEEDS:
+        path = ROOT / "notebooks" / f"{name}.ipynb"
+        nbformat.write(opened(nbformat.read(path, 4), name), path)
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(in_readme(text), encoding="utf-8")
+
+
+def in_readme(text: str) -> str:
+    """Put badges (of notebook 02, which has the answer) and tag in place of the README's."""
+    text = re.sub(r"(?<=mybinder\.org/v2/gh/)[^?]+", f"{PLACE}/{TAG}", text)
+    return re.sub(r"^\[!\[Open in Colab\].*$", badges("02_cross_encoder_rerank"), text, flags=re.M)
+
+
+if __name__ == "__main__":
+    main()
