@@ -25,6 +25,7 @@ def main() -> None:
     if chosen.plot and (chosen.plot.suffix not in (".svg", ".png", ".pdf")):
         parser.error(f"--plot {chosen.plot}: expected a name that ends in .svg, .png or .pdf")
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # a log on Windows has few letters
     print("Loading the models and indexing the text ...", file=sys.stderr, flush=True)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

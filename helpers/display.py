@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from html import escape
+from unicodedata import east_asian_width
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -31,14 +32,21 @@ class RankChanges(pd.DataFrame):
         return RankChanges
 
     def __repr__(self) -> str:
-        longest = max(map(len, self.get("passage", [])), default=0)
+        longest = max((len(str(passage)) for passage in self.get("passage", [])), default=0)
         left = {"passage": f"{{:{longest}}}".format}
         return self.to_string(float_format="%.2f", formatters=left, justify="left", max_rows=60)
 
     def _repr_html_(self) -> str:
-        left = {"passage": lambda s: f'<div align="left">{escape(s)}</div>'}  # GitHub drops style
+        words = self.select_dtypes(exclude="number").columns
+        left = dict.fromkeys(words, lambda s: f'<div align="left">{escape(str(s))}</div>')
+        # Not as a style, which GitHub drops.
         table = self.to_html(float_format="%.2f", formatters=left, escape=False, max_rows=60)
         return table.replace("passage</th>", '<div align="left">passage</div></th>')
+
+
+def _wide(text: str) -> bool:
+    """Tell whether most of a text's characters are twice as wide as others: Chinese, Japanese."""
+    return 2 * sum(east_asian_width(character) in "FW" for character in text) > len(text)
 
 
 def rank_changes(docs: Sequence[Document], width: int = 60) -> RankChanges:
@@ -58,7 +66,7 @@ def rank_changes(docs: Sequence[Document], width: int = 60) -> RankChanges:
             )
         before, score = doc.metadata["base_rank"], round(doc.metadata["relevance_score"], 2)
         text = " ".join(doc.page_content.split())
-        room = width // 2 if max(text, default="") > "\u2e7f" else width  # Chinese is twice as wide
+        room = width // 2 if _wide(text) else width
         passage = textwrap.shorten(text, room, placeholder="...")
         if passage == "..." and text != "...":  # a text without spaces
             passage = text[: room - 3] + "..."
@@ -102,7 +110,7 @@ def plot_rank_changes(docs: Sequence[Document], top_n: int = 3, title: str = "")
         moved = f"{'rises' if gained > 0 else 'falls'} from {before} to" if gained else "stays at"
         alt += f"{';' if rank > 1 else '.'} “{passage}” {moved} {rank}"
     axes.set(xlim=(-0.1, 1.02), ylim=(last + 0.7, 0.3), ylabel="rank (1 is best)")
-    axes.set_title(textwrap.fill(title, 30 if max(title) > "\u2e7f" else 60), loc="left", **text)
+    axes.set_title(textwrap.fill(title, 30 if _wide(title) else 60), loc="left", **text)
     axes.set_xticks([0, 1], ["vector search", "cross-encoder"])
     axes.set_yticks(range(1, last + 1))
     axes.spines[["top", "right", "bottom"]].set_visible(False)

@@ -69,6 +69,7 @@ def test_the_table_says_where_each_came_from(ranked):
         ("Prices fall.", "Prices fall."),
         ("Prices fall.\n\nWages " + "rise " * 40, "Prices fall. Wages rise..."),
         ("物価" * 90, "物価" * 6 + "..."),  # no spaces to cut at, and twice as wide
+        ("The ﬁrst prices fall 🎉.", "The ﬁrst prices fall 🎉."),
         ("x" * 100_000, "x" * 27 + "..."),
         ("...", "..."),
         (" \n", ""),

@@ -62,7 +62,7 @@ def why(error: Exception) -> str:
     """Return what went wrong in a line, without the traceback."""
     if isinstance(error, CellTimeoutError):
         more = 2 * int(CELL_TIMEOUT)
-        return f"not done after {CELL_TIMEOUT} seconds; `CELL_TIMEOUT={more} make run` allows more"
+        return f"not done after {CELL_TIMEOUT} seconds; CELL_TIMEOUT={more} allows more"
     if isinstance(error, DeadKernelError):
         return "its kernel died: killed, or out of memory"
     kind, said = type(error).__name__, error
@@ -98,7 +98,7 @@ def execute(name: str) -> tuple[bool, str]:
             drop_progress(notebook)
             nbformat.write(notebook, copy)
         place = "its page"
-        return True, os.path.relpath(render(copy))
+        return True, str(render(copy).relative_to(BUILD.parent))
     except Exception as error:  # whatever it is, the other notebooks go on
         return False, f"FAILED at {place}: {why(error)}"
 
@@ -125,6 +125,7 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a log on Windows has few letters
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

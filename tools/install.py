@@ -2,7 +2,7 @@
 
     python tools/install.py models retrieval --extra-index-url URL
 
-A group is a file of requirements/, or one of requirements-*.txt: models, ..., scale, documents.
+A group is a file of requirements/, or one of requirements-*.txt (scale, documents, site).
 Uses the standard library alone: it runs before anything is installed.
 """
 
@@ -11,22 +11,27 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = ["-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
-PIP += ["-c", str(ROOT / "constraints.txt")]
+
+
+def files() -> dict[str, Path]:
+    """Return each group's name and file."""
+    found = [*(ROOT / "requirements").glob("*.txt"), *ROOT.glob("requirements-*.txt")]
+    return {file.stem.removeprefix("requirements-"): file for file in sorted(found)}
 
 
 def pins(group: str) -> dict[str, str]:
     """Return what a group pins: the distribution's name -> the requirement."""
-    files = [ROOT / "requirements" / f"{group}.txt", ROOT / f"requirements-{group}.txt"]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise ValueError(f"no group of packages {group!r}: expected a file {files[0]}")
-    lines = (line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines())
+    if group not in files():
+        raise ValueError(f"no group of packages {group!r}: expected one of {', '.join(files())}")
+    lines = files()[group].read_text(encoding="utf-8").splitlines()
+    lines = [line.partition("#")[0].strip() for line in lines]
     return {re.split(r"[\[=<>~ ;]", line)[0]: line for line in lines if line and line[0] != "-"}
 
 
@@ -41,20 +46,36 @@ def installed(name: str) -> str:
 def install(group: str, pip_args: list[str], keep: tuple[str, ...] = ()) -> None:
     """Install what a group pins and this Python lacks, but for `keep`, where it has any version.
 
+    What comes along is held to constraints.txt and to the pins of all groups.
+
     Raises:
-        subprocess.CalledProcessError: pip failed; it has said why.
+        RuntimeError: pip failed; the message has its words.
     """
     wanted = pins(group)
     there = {name: installed(name).partition("+")[0] for name in wanted}  # torch 2.13.0+cpu
-    lacking = [
-        line
+    lacking = {
+        name: line
         for name, line in wanted.items()
         if not there[name] or (there[name] != line.partition("==")[2] and name not in keep)
-    ]
-    print(f"{group}: {', '.join(wanted)} ...", end=" ", flush=True)
+    }
+    old = ", ".join(f"{name} {there[name]}" for name in lacking if there[name])
+    instead = f" (in place of {old})" if old else ""
+    print(f"{group}: {', '.join(wanted)}{instead} ...", end=" ", flush=True)
     start = time.monotonic()
     if lacking:
-        subprocess.run([sys.executable, *PIP, *pip_args, *lacking], check=True)
+        held = {name: line for each in files() for name, line in pins(each).items()}
+        lines = [re.sub(r"\[.*\]", "", line) for name, line in held.items() if name not in keep]
+        with tempfile.TemporaryDirectory() as folder:
+            constraints = Path(folder, "constraints.txt")
+            more = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+            constraints.write_text("\n".join([*lines, more]), encoding="utf-8")
+            command = [sys.executable, *PIP, "-c", str(constraints), *pip_args, *lacking.values()]
+            ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode:
+            raise RuntimeError(
+                f"pip could not install {group} for {sys.executable}:\n{ended.stderr.strip()}\n"
+                "Try a virtual environment of your own (README, Open it elsewhere)"
+            )
     print(f"{time.monotonic() - start:.0f} s", flush=True)
 
 
@@ -66,8 +87,7 @@ def prepare(*groups: str) -> None:
 
     Raises:
         ModuleNotFoundError: In a clone, a package is missing.
-        RuntimeError: Another Python is needed, or what was installed replaces a package that this
-            kernel has in use.
+        RuntimeError: pip failed, or replaced a package that this kernel has in use.
     """
     if ROOT in (Path.cwd(), *Path.cwd().parents):
         absent = [name for group in groups for name in pins(group) if not installed(name)]
@@ -79,8 +99,6 @@ def prepare(*groups: str) -> None:
                 "make), then choose the kernel of its .venv (`make lab` does)"
             )
         return
-    if not (3, 11) <= sys.version_info < (3, 14):
-        raise RuntimeError(f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}")
     used = {module.partition(".")[0] for module in sys.modules}
     names = {
         name for top, names in packages_distributions().items() if top in used for name in names
@@ -92,11 +110,12 @@ def prepare(*groups: str) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
-    replaced = sorted(name for name, old in before.items() if installed(name) != old)
-    if replaced:
+    replaced = [name for name, old in before.items() if installed(name) != old]
+    sys.replaced_in_use = sorted({*replaced, *getattr(sys, "replaced_in_use", [])})
+    if sys.replaced_in_use:
         raise RuntimeError(
-            f"{', '.join(replaced)} were replaced while in use: restart the kernel (in Colab: "
-            "Runtime > Restart session), and run this cell again"
+            f"replaced while in use: {', '.join(sys.replaced_in_use)}; restart the kernel (in "
+            "Colab: Runtime > Restart session), and run this cell again"
         )
     os.chdir(ROOT / "notebooks")
 
@@ -106,5 +125,5 @@ if __name__ == "__main__":
     try:
         for name in sys.argv[1:options]:
             install(name, sys.argv[options:])
-    except (ValueError, subprocess.CalledProcessError) as error:
+    except (ValueError, RuntimeError) as error:
         sys.exit(f"\n{error}")

@@ -34,18 +34,25 @@ CELL = """\
 import os
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 needs, tag = [{groups}], "{tag}"
 address = "{repository}"
-folders = [Path.cwd(), *Path.cwd().parents]
-root = next((f for f in folders if (f / "data/reranker/revision.json").is_file()), None)
+if not (3, 11) <= sys.version_info < (3, 14):
+    raise RuntimeError("Python 3.11 to 3.13 is needed, this kernel is " + sys.version.split()[0])
+folders = [Path.cwd(), *Path.cwd().parents, Path(f"{name}-{{tag}}").resolve()]
+marks = ("data/reranker/revision.json", "tools/install.py")
+root = next((f for f in folders if all((f / mark).is_file() for mark in marks)), None)
 if root is None:
-    root = Path(f"{name}-{{tag}}").resolve()
-    source = os.environ.get("REPOSITORY", address)
-    git = ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "--depth=1"]
-    if not root.is_dir() and subprocess.call([*git, f"--branch={{tag}}", source, str(root)]):
-        raise RuntimeError(f"git could not fetch {{tag}} of {{source}}; it says why above")
+    root, source = folders[-1], os.environ.get("REPOSITORY", address)
+    git = ["git", "clone", "--quiet", "--depth=1", f"--branch={{tag}}", source, str(root)]
+    env = os.environ | {{"GIT_TERMINAL_PROMPT": "0"}}
+    try:
+        subprocess.run(git, check=True, capture_output=True, text=True, env=env)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", None) or error
+        raise RuntimeError(f"git could not fetch {{tag}} of {{source}}: {{why}}") from None
 runpy.run_path(str(root / "tools/install.py"))["prepare"](*needs)
 """
 BADGES = """\

@@ -7,7 +7,7 @@ Sphinx reads copies, in which links, folds and plots' alternative text are as it
 Each language is a site of its own: English at the top, es under es/ once README.es.md is there.
 """
 
-import os
+import posixpath
 import re
 import shutil
 import subprocess
@@ -43,7 +43,7 @@ def site_files(root: Path) -> dict[str, dict[str, str]]:
         language = readme.name[len("README") : -len(".md")].lstrip(".")
         notebooks = sorted(p.name for p in (root / "notebooks" / language).glob("[0-9]*.ipynb"))
         files = {
-            os.path.join("notebooks", language, name): f"notebooks/{name}" for name in notebooks
+            posixpath.join("notebooks", language, name): f"notebooks/{name}" for name in notebooks
         }
         same = [f"docs/{path.name}" for path in (root / "docs").glob("*.svg")]
         same += [] if language else MORE
@@ -69,11 +69,13 @@ def rewrite_links(text: str, source: str, files: dict[str, str], root: Path) -> 
         if target.startswith(("`", "#")) or re.match(r"[a-z]+:", target):
             return target
         path, mark, anchor = target.partition("#")
-        path = os.path.normpath(PurePosixPath(source).parent / path)
+        path = posixpath.normpath(PurePosixPath(source).parent / path)
         if not (root / path).exists():
             raise ValueError(f"{source} links to {target}, which is not there: expected {path}")
         if path in files:
-            return os.path.relpath(files[path], PurePosixPath(files[source]).parent) + mark + anchor
+            return (
+                posixpath.relpath(files[path], PurePosixPath(files[source]).parent) + mark + anchor
+            )
         kind = "tree" if (root / path).is_dir() else "blob"
         return f"{REPOSITORY}/{kind}/{TAG}/{path}{mark}{anchor}"
 
@@ -88,7 +90,9 @@ def fold(cell: nbformat.NotebookNode) -> None:
     if folded := FOLDS.get((hidden.get("source_hidden", False), result)):
         tag, settings["code_prompt_show"] = folded
         cell.metadata["tags"] = [*cell.metadata.get("tags", []), tag]
-    plots = [o.metadata["image/png"] for o in cell.outputs if "image/png" in o.get("metadata", {})]
+    plots = [
+        o.metadata.get("image/png", {}) for o in cell.outputs if "image/png" in o.get("data", {})
+    ]
     if len(plots) > 1:
         raise ValueError(
             f"cell {cell.id} has {len(plots)} plots: expected one, as myst-nb takes one"

@@ -16,7 +16,7 @@ def test_requirements_txt_is_all_groups():
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     named = [line.split()[1] for line in text.splitlines() if line.startswith("-r ")]
     assert named == [f"requirements/{group}.txt" for group in GROUPS]
-    assert len({*(ROOT / "requirements").iterdir()}) == len(GROUPS)
+    assert {*install.files()} == {*GROUPS, "scale", "documents", "site"}
     assert f"GROUPS := {' '.join(GROUPS)}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -24,7 +24,7 @@ def test_what_is_there_is_not_installed_again(capsys, monkeypatch):
     monkeypatch.setattr("install.subprocess.run", None)  # would be a TypeError
     install.install("retrieval", [], keep=("numpy",))
     assert capsys.readouterr().out.startswith("retrieval: langchain, langchain-core, ")
-    with pytest.raises(ValueError, match="no group of packages 'more': expected a file"):
+    with pytest.raises(ValueError, match="no group of packages 'more': expected one of "):
         install.install("more", [])
 
 
@@ -47,6 +47,7 @@ def group(tmp_path, monkeypatch):
         f"# Some.\ntorch==0.1  # older than ours\npytest=={version('pytest')}\ntiny-thing==1.0\n"
     )
     (tmp_path / "requirements" / "some.txt").write_text(lines)
+    (tmp_path / "constraints.txt").write_text("torch==0.1\n")
     monkeypatch.setattr("install.ROOT", tmp_path)
     place = {"NO_INDEX": "1", "FIND_LINKS": tmp_path, "TARGET": tmp_path / "into"}
     for name, value in place.items():
@@ -54,12 +55,23 @@ def group(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_what_lacks_is_installed_and_torch_is_kept(group):
+def test_what_lacks_is_installed_and_torch_is_kept(group, capsys):
     install.install("some", ["--no-deps"], keep=("torch",))
     assert {p.name for p in (group / "into").iterdir()} >= {"tiny_thing.py"}
     assert not (group / "into" / "torch").exists()
-    with pytest.raises(subprocess.CalledProcessError):  # no torch 0.1 in that folder
+    old = version("torch").partition("+")[0]
+    with pytest.raises(RuntimeError, match=r"(?s)pip could not install some .*torch==0.1.*virtual"):
         install.install("some", [])
+    assert (
+        f"some: torch, pytest, tiny-thing (in place of torch {old}) ..." in capsys.readouterr().out
+    )
+
+
+def test_what_comes_along_is_held_to_every_pin(group):
+    (group / "requirements-more.txt").write_text("-c constraints.txt\ntiny-thing[x]==0.9\n")
+    with pytest.raises(RuntimeError, match=r"(?s)conflict|tiny-thing"):
+        install.install("some", ["--no-deps"], keep=("torch",))
+    assert not (group / "into").exists()
 
 
 def test_a_failure_ends_the_command(capfd):
@@ -81,13 +93,14 @@ def test_a_kernel_in_a_clone_that_lacks_packages_says_so(group, monkeypatch):
 def test_a_package_replaced_while_in_use_asks_for_a_restart(group, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr("sys.replaced_in_use", [], raising=False)
     monkeypatch.setenv("PYTHONPATH", "")
-    versions = iter(range(10_000))
+    found, versions = install.installed, iter("123")
     monkeypatch.setattr("install.install", lambda *given, **named: None)
-    found = install.installed
-    fake = lambda name: str(next(versions)) if name == "pytest" else found(name)  # noqa: E731
-    monkeypatch.setattr("install.installed", fake)
-    with pytest.raises(
-        RuntimeError, match=r"^pytest were replaced while in use: restart the kernel"
-    ):
+    told = lambda name: next(versions) if name == "pytest" else found(name)  # noqa: E731
+    monkeypatch.setattr("install.installed", told)
+    with pytest.raises(RuntimeError, match=r"^replaced while in use: pytest; restart the kernel"):
+        install.prepare("some")
+    monkeypatch.setattr("install.installed", found)
+    with pytest.raises(RuntimeError, match="pytest; restart"):  # run again without a restart
         install.prepare("some")
