@@ -277,5 +277,5 @@ def test_the_block_always_deletes_and_the_two_halves_meet(
         served = running.folder / "model" / "code" / "inference.py"
         assert served.resolve().is_relative_to(tmp_path)
         url, request = f"{running.container_url}/invocations", {"text_pairs": pairs}
-        answer = httpx.post(url, json=request, timeout=60)
+        answer = httpx.post(url, json=request, timeout=600)
     np.testing.assert_allclose(answer.json()["scores"], reference.score(pairs), atol=1e-5)

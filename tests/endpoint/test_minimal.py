@@ -68,7 +68,7 @@ def test_langchains_client_gets_the_models_scores(model_dir, reference, odd_pair
         def ask(body):
             headers = {"Content-Type": "application/json"}
             url = f"{endpoint.container_url}/invocations"
-            return httpx.post(url, content=body, headers=headers, timeout=60)
+            return httpx.post(url, content=body, headers=headers, timeout=600)
 
         for body in BAD:
             answer = ask(body)

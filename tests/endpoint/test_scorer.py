@@ -142,7 +142,7 @@ def scorers(word: object) -> list[psutil.Process]:
     return [p for p, line in lines.items() if "endpoint.scorer" in line and str(word) in line]
 
 
-def wait_for(condition, seconds: float = 20.0) -> bool:
+def wait_for(condition, seconds: float = 600.0) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
@@ -201,7 +201,7 @@ def counting(tiny_bert, tmp_path_factory):
 
         def ask(passage: str) -> httpx.Response:
             url, pairs = f"{endpoint.container_url}/invocations", [("what?", passage)] * 3
-            return httpx.post(url, json={"pairs": pairs}, timeout=60)
+            return httpx.post(url, json={"pairs": pairs}, timeout=600)
 
         yield endpoint, ask
     assert not scorers(endpoint.folder)

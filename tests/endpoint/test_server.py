@@ -92,7 +92,7 @@ BAD_INPUTS = [
 def post(endpoint, content: bytes, headers: dict) -> httpx.Response:
     headers = {"content-type": "application/json", "accept": "application/json"} | headers
     return httpx.post(
-        f"{endpoint.container_url}/invocations", content=content, headers=headers, timeout=60
+        f"{endpoint.container_url}/invocations", content=content, headers=headers, timeout=600
     )
 
 

@@ -248,7 +248,7 @@ def test_killed_and_shared_and_failed(tmp_path, monkeypatch):
         time.sleep(0.02)
     job.kill()
     job.wait()
-    assert not psutil.wait_procs(left, timeout=60)[1]
+    assert not psutil.wait_procs(left, timeout=600)[1]
     kept = times(out)
     assert 2 <= len(kept) < 8
 

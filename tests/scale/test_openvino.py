@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 PAIRS = [("How long?", "Three weeks."), ("How long?", "The harbour is deep. " * 150)]
 PAIRS += [("How long?", "Books are lent for three weeks. " * 9)]
 # What cannot be converted, with the reason; LocalCrossEncoder scores it all the same.
-REFUSED = {"Longformer": "cannot convert", "XLNet": "cannot convert"}
+REFUSED = {"Longformer": "(cannot convert|differ from)", "XLNet": "cannot convert"}
 REFUSED |= dict.fromkeys(["Qwen2, yes or no", "Qwen3, yes or no"], "not a .*ForCausalLM")
 
 
