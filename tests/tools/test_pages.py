@@ -59,17 +59,19 @@ def test_what_jupyterlab_hides_is_folded(hidden, printed, tag, words):
     assert cell.metadata["mystnb"] == {"code_prompt_show": words}
 
 
-def test_a_plot_keeps_its_alternative_text_and_what_is_not_hidden_stays():
-    plot = {"output_type": "display_data", "data": {"image/png": ""}}
-    cells = [
-        new_code_cell("f()", outputs=[new_output(**plot, metadata=metadata)])
-        for metadata in ({}, {"image/png": {"alt": "Rising."}})
-    ]
-    for cell in cells:
+def test_a_plot_hands_on_its_alternative_text_and_none_goes_without():
+    def drawn(count, **metadata):
+        plot = {"output_type": "display_data", "data": {"image/png": ""}, "metadata": metadata}
+        return new_code_cell("f()", outputs=[new_output(**plot)] * count)
+
+    described = {"image/png": {"alt": "Rising."}}
+    plot, nothing = drawn(1, **described), drawn(0)
+    for cell in (plot, nothing):
         fold(cell)
-    assert [cell.metadata for cell in cells] == [{}, {"mystnb": {"image": {"alt": "Rising."}}}]
-    with pytest.raises(ValueError, match="has 2 plots: expected one"):
-        fold(new_code_cell("f()", outputs=cells[1].outputs * 2))
+    assert plot.metadata == {"mystnb": {"image": {"alt": "Rising."}}} and nothing.metadata == {}
+    for wrong in (drawn(1), drawn(2, **described)):
+        with pytest.raises(ValueError, match=r"plots, \d with alternative text: expected one at"):
+            fold(wrong)
 
 
 @pytest.fixture(scope="module")
