@@ -90,15 +90,15 @@ def fold(cell: nbformat.NotebookNode) -> None:
     if folded := FOLDS.get((hidden.get("source_hidden", False), result)):
         tag, settings["code_prompt_show"] = folded
         cell.metadata["tags"] = [*cell.metadata.get("tags", []), tag]
-    plots = [
-        o.metadata.get("image/png", {}) for o in cell.outputs if "image/png" in o.get("data", {})
-    ]
-    if len(plots) > 1:
+    plots = [o.metadata for o in cell.outputs if "image/png" in o.get("data", {})]
+    alts = [plot["image/png"]["alt"] for plot in plots if "alt" in plot.get("image/png", {})]
+    if len(plots) > 1 or len(alts) < len(plots):
         raise ValueError(
-            f"cell {cell.id} has {len(plots)} plots: expected one, as myst-nb takes one"
+            f"cell {cell.id} has {len(plots)} plots, {len(alts)} with alternative text: expected "
+            "one at most, which helpers.display.describe has given its text"
         )
-    if plots:
-        settings["image"] = {"alt": plots[0]["alt"]}
+    if alts:
+        settings["image"] = {"alt": alts[0]}
     if settings:
         cell.metadata["mystnb"] = settings
 
