@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import install
 import nbformat
 import pytest
 
@@ -48,8 +49,8 @@ def test_what_lacks_its_packages_is_skipped_by_name(monkeypatch):
     spec = importlib.util.spec_from_file_location("rules", ROOT / "notebooks" / "conftest.py")
     rules = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rules)
-    found = rules.installed
-    monkeypatch.setattr(rules, "installed", lambda name: "" if name == "ray" else found(name))
+    found = install.installed
+    monkeypatch.setattr(install, "installed", lambda name: "" if name == "ray" else found(name))
     marks = {name: [] for name in NAMES}
     items = [SimpleNamespace(path=Path(n), add_marker=marks[n].append) for n in NAMES]
     rules.pytest_collection_modifyitems(items)

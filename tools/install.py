@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def installed(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
+
+
+def absent(groups: Iterable[str]) -> list[str]:
+    """Return what these groups pin and this Python has in no version."""
+    return [name for group in groups for name in pins(group) if not installed(name)]
 
 
 def install(group: str, pip_args: list[str], keep: tuple[str, ...] = ()) -> None:
@@ -90,20 +96,18 @@ def prepare(*groups: str) -> None:
         RuntimeError: pip failed, or replaced a package that this kernel has in use.
     """
     if ROOT in (Path.cwd(), *Path.cwd().parents):
-        absent = [name for group in groups for name in pins(group) if not installed(name)]
-        if absent or importlib.util.find_spec("helpers") is None:
+        missing = absent(groups)
+        if missing or importlib.util.find_spec("helpers") is None:
             extra = [f" setup-{group}" for group in groups if group in ("scale", "documents")]
             raise ModuleNotFoundError(
-                f"this kernel ({sys.executable}) lacks {', '.join(absent) or 'helpers'}: run "
+                f"this kernel ({sys.executable}) lacks {', '.join(missing) or 'helpers'}: run "
                 f"`make{''.join(extra) or ' setup'}` in {ROOT.name} (README has the way without "
                 "make), then choose the kernel of its .venv (`make lab` does)"
             )
         return
-    used = {module.partition(".")[0] for module in sys.modules}
-    names = {
-        name for top, names in packages_distributions().items() if top in used for name in names
-    }
-    before = {name: installed(name) for name in names}
+    carriers = packages_distributions()
+    used = {module.partition(".")[0] for module in sys.modules} & carriers.keys()
+    before = {name: installed(name) for name in {n for top in used for n in carriers[top]}}
     for group in groups:
         install(group, [], keep=("torch",))
     sys.path.insert(0, str(ROOT))
