@@ -6,6 +6,7 @@ A notebook in Colab, or downloaded alone, fetches this repository at its own tag
 version or the address in pyproject.toml changes.
 """
 
+import posixpath
 import re
 import tomllib
 from pathlib import Path
@@ -29,6 +30,10 @@ NEEDS = {
     "07_bigger": (*BASE, "scale"),
     "08_your_own_documents": (*BASE, "documents"),
 }
+SOURCES = ["README.md", *(f"notebooks/{name}.ipynb" for name in NEEDS)]
+# In which languages they are read besides English (translations.py).
+LANGUAGES = {"es": "Español", "fr": "Français", "hi": "हिन्दी", "ja": "日本語", "zh": "简体中文"}
+SWITCH = "🌐 "  # what the line that leads to the other languages starts with
 CELL = """\
 # @title In Colab, or alone: fetch the repository and what this notebook needs (a clone has it)
 import os
@@ -60,13 +65,32 @@ BADGES = """\
 [![Open in GitHub Codespaces](https://github.com/codespaces/badge.svg)]({codespaces})"""
 
 
-def badges(notebook: str) -> str:
-    """Return the two badges for a notebook, as Markdown."""
-    place = REPOSITORY.removeprefix("https://github.com/")
-    colab = (
-        f"https://colab.research.google.com/github/{place}/blob/{TAG}/notebooks/{notebook}.ipynb"
+def translated_path(path: str, language: str) -> str:
+    """Return where a file of the repository lies in a language: its own place, if in English."""
+    if path not in SOURCES or not language:
+        return path
+    if path == "README.md":
+        return f"README.{language}.md"
+    return f"notebooks/{language}/{posixpath.basename(path)}"
+
+
+def switch(source: str, language: str) -> str:
+    """Return the line that leads from a file in a language ("": English) to the others."""
+    here = posixpath.dirname(translated_path(source, language))
+    names = {"": "English"} | LANGUAGES
+    links = {code: posixpath.relpath(translated_path(source, code), here) for code in names}
+    return SWITCH + " · ".join(
+        name if code == language else f"[{name}]({links[code]})" for code, name in names.items()
     )
-    return BADGES.format(colab=colab, codespaces=f"https://codespaces.new/{PLACE}/tree/{TAG}")
+
+
+def badges(notebook: str, language: str = "") -> str:
+    """Return a notebook's two badges and the line to the other languages, as Markdown."""
+    source = f"notebooks/{notebook}.ipynb"
+    path = translated_path(source, language)
+    colab = f"https://colab.research.google.com/github/{PLACE}/blob/{TAG}/{path}"
+    codespaces = f"https://codespaces.new/{PLACE}/tree/{TAG}"
+    return f"{BADGES.format(colab=colab, codespaces=codespaces)}\n\n{switch(source, language)}"
 
 
 def opened(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
@@ -92,10 +116,12 @@ def main() -> None:
     readme.write_text(in_readme(text), encoding="utf-8")
 
 
-def in_readme(text: str) -> str:
-    """Put badges (of notebook 02, which has the answer) and tag in place of the README's."""
+def in_readme(text: str, language: str = "") -> str:
+    """Put badges (of notebook 02, which has the answer), languages and tag in place of the old."""
     text = re.sub(r"(?<=mybinder\.org/v2/gh/)[^?]+", f"{PLACE}/{TAG}", text)
-    return re.sub(r"^\[!\[Open in Colab\].*$", badges("02_cross_encoder_rerank"), text, flags=re.M)
+    two = badges("02_cross_encoder_rerank", language).partition("\n")[0]
+    text = re.sub(r"^\[!\[Open in Colab\].*$", two, text, flags=re.M)
+    return re.sub(rf"^{SWITCH}.*$", switch("README.md", language), text, flags=re.M)
 
 
 if __name__ == "__main__":

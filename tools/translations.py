@@ -1,0 +1,379 @@
+"""Translate README and notebooks: translations/<language>/*.po -> the files in that language.
+
+    python tools/translations.py    brings the catalogues up to the English text, writes the
+                                    translated files, and says what is missing (`make translations`)
+
+A catalogue (gettext) has a message for each paragraph, heading, list item and table row. Code,
+outputs and ids are the English ones, and links' targets are numbered: a translation cannot change
+them. What has no translation that holds is shown in English, with a mark.
+"""
+
+import difflib
+import posixpath
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import nbformat
+import polib
+from markdown_it import MarkdownIt
+from opening import LANGUAGES, REPOSITORY, ROOT, SOURCES, SWITCH, badges, in_readme, translated_path
+
+SITE = "site"  # what the pages say besides: the messages of site.po
+TOP = "Translation of the [English original]({1}), as of commit [{2}]({3})."
+MARK = "[EN]"
+CHANGED = "What is marked [EN] has changed since, and is not translated yet."
+WORDS = (
+    TOP,
+    CHANGED,
+    "Notebooks",
+    "More (in English)",
+    "Solution: show the code and its result",
+    "Solution: show the code",
+    "Show what it prints",
+    "Hide",
+)
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+# Code comes first, so that what looks like a link in it stays.
+LINK = re.compile(r"```.*?```|`[^`\n]*`|(?<=]\()[^)\s]+(?=\))", re.DOTALL)
+CODE = re.compile(r"`[^`]*`")
+TAG = re.compile(r"</?[a-z][^>]*>")
+PLACE = re.compile(r"(?<=]\(){\d+}(?=\))")
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+THOUSANDS = {"es": "\u202f", "fr": "\u202f"}  # where a comma would be read as the decimal one
+
+
+class TranslationError(ValueError):
+    """Catalogues or translated files that cannot be made; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A piece of Markdown to translate: lines `first` to `last` (excluded), behind `prefix`."""
+
+    context: str  # the cell's id; empty in the README
+    text: str  # one line; links' targets are {1}, {2}, ...
+    targets: tuple[str, ...]
+    first: int
+    last: int
+    prefix: str
+    row: bool = False  # of a table
+
+
+def find_messages(text: str, context: str = "") -> list[Message]:
+    """Return what there is to translate in Markdown, in order: all that has words, but for code."""
+    found, lines, row = [], text.split("\n"), False
+    for token in MARKDOWN.parse(text):
+        if token.type in ("tr_open", "table_close"):
+            row = token.type == "tr_open"
+        if (row and token.type != "tr_open") or token.type not in (
+            "tr_open",
+            "inline",
+            "html_block",
+        ):
+            continue
+        first, last = token.map
+        content = "\n".join(lines[first:last]) if token.type != "inline" else token.content
+        head = content.strip().split("\n")[0]
+        prefix = lines[first][: lines[first].index(head)]
+        targets: list[str] = []
+
+        def number(match: re.Match, targets: list[str] = targets) -> str:
+            if match[0].startswith("`"):
+                return match[0]
+            targets.append(match[0])
+            return f"{{{len(targets)}}}"
+
+        line = LINK.sub(number, " ".join(part.strip() for part in content.strip().split("\n")))
+        words = re.search(r"[^\W\d_]", TAG.sub("", CODE.sub("", PLACE.sub("", line))))
+        if words and not line.startswith(("[![", SWITCH)):  # opening's
+            found.append(Message(context, line, tuple(targets), first, last, prefix, row))
+    return found
+
+
+def translated_link(target: str, source: str, language: str) -> str:
+    """Return a link out of `source` as its translation has it: to the same language, if there."""
+    if target.startswith("#") or re.match(r"[a-z]+:", target):
+        return target
+    path, mark, anchor = target.partition("#")
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+    if path in SOURCES and anchor:
+        raise TranslationError(f"{source} links to {target}: headings are translated, link without")
+    here = posixpath.dirname(translated_path(source, language))
+    return posixpath.relpath(translated_path(path, language), here) + mark + anchor
+
+
+def faults(message: Message, translation: str, language: str) -> list[str]:
+    """Return what a translation has lost of, or broken in, its message."""
+    space = THOUSANDS.get(language)
+    wanted = re.sub(r"(?<=\d),(?=\d{3})", "", message.text) if space else message.text
+    given = re.sub(rf"(?<=\d){space}(?=\d{{3}})", "", translation) if space else translation
+    found = []
+    for what, pattern in {"name": CODE, "link": PLACE, "tag": TAG, "number": NUMBER}.items():
+        plain = (lambda t: PLACE.sub("", CODE.sub("", t))) if what == "number" else str
+        lost, more = (Counter(pattern.findall(plain(t))) for t in (wanted, given))
+        lost, more = lost - more, more - lost
+        found += [f"{what} {part} is missing" for part in lost]
+        found += [f"{what} {part} is not in the English" for part in more if what != "number"]
+
+    def marks(text: str) -> tuple[int, int]:
+        tokens = MARKDOWN.parseInline(text)[0].children
+        left = "".join(token.content for token in tokens if token.type == "text")
+        opened = [token for token in tokens if token.type in ("em_open", "strong_open")]
+        return len(opened), len(re.findall(r"[*`]", left))
+
+    if marks(message.text) != marks(translation):
+        found.append("emphasis or code is unbalanced, or missing")
+    if message.row and len(re.findall(r"(?<!\\)\|", translation)) != message.text.count("|"):
+        found.append("the row has other cells")
+    if "\n" in translation or translation != translation.strip():
+        found.append("it is not one line")
+    return found
+
+
+class Catalogue:
+    """The translations of one file into one language; `language` "" translates nothing."""
+
+    def __init__(self, root: Path, source: str, language: str):
+        stem = posixpath.basename(source).partition(".")[0].replace("README", "readme")
+        self.root, self.source, self.language = root, source, language
+        self.path = root / "translations" / language / f"{stem}.po"
+        try:
+            self.file = polib.pofile(str(self.path), wrapwidth=100) if self.path.exists() else None
+        except (OSError, ValueError) as error:
+            raise TranslationError(f"{self.path} is no gettext catalogue: {error}") from error
+        if self.file is None:
+            self.file = polib.POFile(wrapwidth=100)
+            self.file.metadata = {
+                "Project-Id-Version": "cross-encoder-reranking",
+                "Language": language,
+                "MIME-Version": "1.0",
+                "Content-Type": "text/plain; charset=UTF-8",
+                "Content-Transfer-Encoding": "8bit",
+            }
+        self.entries = {(entry.msgctxt or "", entry.msgid): entry for entry in self.file}
+
+    @property
+    def commit(self) -> str:
+        """The commit of the English file that was translated."""
+        return self.file.metadata.get("X-English-Commit", "")
+
+    def messages(self) -> list[Message]:
+        """Return what the English file has to translate, each piece once."""
+        if self.source == SITE:
+            return [Message("", text, (), 0, 0, "") for text in WORDS]
+        if self.source == "README.md":
+            found = find_messages((self.root / self.source).read_text(encoding="utf-8"))
+        else:
+            cells = nbformat.read(self.root / self.source, as_version=4).cells
+            cells = [c for c in cells if c.cell_type == "markdown" and c.id != "badges"]
+            found = [message for cell in cells for message in find_messages(cell.source, cell.id)]
+        return list({(message.context, message.text): message for message in found}.values())
+
+    def say(self, message: Message) -> str:
+        """Return the translation of a message, or nothing, where none holds."""
+        entry = self.entries.get((message.context, message.text))
+        if entry is None or entry.fuzzy or faults(message, entry.msgstr, self.language):
+            return ""
+        return entry.msgstr
+
+    def problems(self) -> list[str]:
+        """Return a line for each message that is missing, changed or at fault."""
+        found, messages = [], self.messages()
+        for message in messages:
+            entry = self.entries.get((message.context, message.text))
+            if entry is None or not entry.msgstr:
+                why = "no translation" if entry else "not in the catalogue: new, or changed"
+            elif entry.fuzzy:
+                why = "fuzzy: the English text has changed"
+            else:
+                why = "; ".join(faults(message, entry.msgstr, self.language))
+            if why:
+                where = f"{self.language} {self.path.name} {message.context}".strip()
+                found.append(f"{where}: {why}: {message.text[:60]!r}")
+        left = len(self.entries.keys() - {(m.context, m.text) for m in messages})
+        if left:
+            found.append(
+                f"{self.language} {self.path.name}: {left} messages are not in the English"
+            )
+        return found
+
+    def update(self, commit: str) -> None:
+        """Bring the catalogue up to the English text: what resembles an old message is fuzzy."""
+        old, entries = dict(self.entries), {}
+        messages = self.messages()
+        kept = {(m.context, m.text) for m in messages} & old.keys()
+        spare = {key: entry for key, entry in old.items() if key not in kept and entry.msgstr}
+        for message in messages:
+            key = message.context, message.text
+            entry = old.get(key) or polib.POEntry(
+                msgid=message.text, msgctxt=message.context or None
+            )
+            if key not in kept and spare:
+                near = [k for k in spare if k[1] == message.text] or [
+                    k
+                    for k in spare
+                    if k[0] == message.context
+                    and difflib.SequenceMatcher(None, k[1], message.text).ratio() > 0.6
+                ]
+                if near:
+                    entry.msgstr, entry.previous_msgid = spare.pop(near[0]).msgstr, near[0][1]
+                    entry.flags.append("fuzzy")
+            entries[key] = entry
+        self.entries = entries
+        self.file[:] = entries.values()
+        if commit:
+            self.file.metadata["X-English-Commit"] = commit
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file.save(str(self.path))
+
+    def word(self, text: str) -> str:
+        """Return the translation of one of WORDS, or itself."""
+        return self.say(Message("", text, (), 0, 0, "")) or text
+
+
+def translate(text: str, catalogue: Catalogue, context: str = "") -> str:
+    """Return Markdown of the catalogue's file in its language, links leading to that language."""
+    lines = text.split("\n")
+    for message in reversed(find_messages(text, context)):
+        said = catalogue.say(message)
+        line = said or re.sub(r"^((?:<[^>]*>|[|\s])*)", rf"\1{MARK} ", message.text)
+        for number, target in enumerate(message.targets, start=1):
+            link = translated_link(target, catalogue.source, catalogue.language)
+            line = re.sub(rf"(?<=]\(){{{{{number}}}}}(?=\))", lambda _, link=link: link, line)
+        lines[message.first : message.last] = [message.prefix + line]
+    return "\n".join(lines)
+
+
+def top_line(catalogue: Catalogue, words: Catalogue) -> str:
+    """Return the line that says of which English file, at which commit, this is a translation."""
+    source, commit = catalogue.source, catalogue.commit
+    here = posixpath.dirname(translated_path(source, catalogue.language))
+    places = posixpath.relpath(source, here), commit, f"{REPOSITORY}/blob/{commit}/{source}"
+    line = words.word(TOP)
+    for number, place in enumerate(places, start=1):
+        line = line.replace(f"{{{number}}}", place)
+    behind = any(not catalogue.say(message) for message in catalogue.messages())
+    return f"*{line}*" + (f" **{words.word(CHANGED)}**" if behind else "")
+
+
+def written(catalogue: Catalogue, words: Catalogue) -> str:
+    """Return the translated file: Markdown, or a notebook with the English code and outputs."""
+    source, language = catalogue.source, catalogue.language
+
+    def with_top(text: str) -> str:
+        title, _, rest = text.partition("\n")
+        return f"{title}\n\n{top_line(catalogue, words)}\n{rest}"
+
+    if source == "README.md":
+        text = (catalogue.root / source).read_text(encoding="utf-8")
+        return in_readme(with_top(translate(text, catalogue)), language)
+    notebook = nbformat.read(catalogue.root / source, as_version=4)
+    for cell in notebook.cells:
+        if cell.id == "badges":
+            cell.source = badges(PurePosixPath(source).stem, language)
+        elif cell.cell_type == "markdown":
+            cell.source = translate(cell.source, catalogue, cell.id)
+    notebook.cells[0].source = with_top(notebook.cells[0].source)
+    return nbformat.writes(notebook) + "\n"
+
+
+def catalogues(root: Path) -> dict[str, tuple[Catalogue, list[Catalogue]]]:
+    """Return each language's catalogue of the pages' own words, and those of its files."""
+    return {
+        language: (
+            Catalogue(root, SITE, language),
+            [Catalogue(root, source, language) for source in SOURCES],
+        )
+        for language in LANGUAGES
+    }
+
+
+def check(root: Path) -> list[str]:
+    """Return what is wrong with the translations, a line each: nothing, when all is well.
+
+    A message without a translation that holds, and a file that is not what `written` returns.
+    """
+    found = []
+    for words, files in catalogues(root).values():
+        found += words.problems()
+        for catalogue in files:
+            found += catalogue.problems()
+            path = root / translated_path(catalogue.source, catalogue.language)
+            if not path.exists() or path.read_text(encoding="utf-8") != written(catalogue, words):
+                found.append(f"{path.relative_to(root)} is not up to date: `make translations`")
+    return found
+
+
+def glossary_warnings(root: Path) -> list[str]:
+    """Return where a glossary's word is translated otherwise than the glossary says."""
+    found = []
+    for language, (_, files) in catalogues(root).items():
+        terms = read_glossary(root / "translations" / language / "glossary.md")
+        for catalogue in files:
+            for message in catalogue.messages():
+                said, text = catalogue.say(message).casefold(), CODE.sub("", message.text)
+                for term, forms in terms.items():
+                    if not said or not re.search(rf"\b{re.escape(term)}", text, re.IGNORECASE):
+                        continue
+                    if not any(form.casefold() in said for form in forms):
+                        where = f"{language} {catalogue.path.name} {message.context}"
+                        found.append(f"{where}: {term} without {' / '.join(forms)}")
+    return found
+
+
+def read_glossary(path: Path) -> dict[str, list[str]]:
+    """Return each English term and how it may be rendered: `| term | one / another | note |`."""
+    rows = [line.strip().strip("|").split("|") for line in path.read_text("utf-8").splitlines()]
+    rows = [[part.strip() for part in row] for row in rows if len(row) == 3][2:]
+    return {term: [form.strip() for form in forms.split(" / ")] for term, forms, _ in rows}
+
+
+def english_commit(root: Path, source: str) -> str:
+    """Return the commit that last changed an English file.
+
+    Raises:
+        TranslationError: It has changes that are not committed, or git is not there.
+    """
+    try:
+        ask = [("status", "--porcelain"), ("log", "-1", "--format=%h", "--abbrev=10")]
+        changed, commit = (
+            subprocess.run(
+                ["git", *words, "--", source], cwd=root, check=True, capture_output=True, text=True
+            ).stdout.strip()
+            for words in ask
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", None) or error
+        raise TranslationError(f"git cannot say which commit {source} is of: {why}") from error
+    if changed or not commit:
+        raise TranslationError(
+            f"{source} has changes that are not committed: commit the English text first, for its "
+            "translations name that commit"
+        )
+    return commit
+
+
+def main() -> int:
+    commits = {source: english_commit(ROOT, source) for source in SOURCES}
+    for words, files in catalogues(ROOT).values():
+        words.update("")
+        for catalogue in files:
+            catalogue.update(commits[catalogue.source])
+            path = ROOT / translated_path(catalogue.source, catalogue.language)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(written(catalogue, words), encoding="utf-8")
+    print(
+        *(f"warning: {line}" for line in glossary_warnings(ROOT)), *(found := check(ROOT)), sep="\n"
+    )
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except TranslationError as error:
+        sys.exit(str(error))
