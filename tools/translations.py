@@ -56,29 +56,22 @@ class Message:
 
     context: str  # the cell's id; empty in the README
     text: str  # one line; links' targets are {1}, {2}, ...
-    targets: tuple[str, ...]
-    first: int
-    last: int
-    prefix: str
-    row: bool = False  # of a table
+    targets: tuple[str, ...] = ()
+    first: int = 0
+    last: int = 0
+    prefix: str = ""
+    column: int = 0  # of a table, from 1
 
 
 def find_messages(text: str, context: str = "") -> list[Message]:
     """Return what there is to translate in Markdown, in order: all that has words, but for code."""
-    found, lines, row = [], text.split("\n"), False
+    found, lines, column = [], text.split("\n"), 0
     for token in MARKDOWN.parse(text):
         if token.type in ("tr_open", "table_close"):
-            row = token.type == "tr_open"
-        if (row and token.type != "tr_open") or token.type not in (
-            "tr_open",
-            "inline",
-            "html_block",
-        ):
+            column = 0
+        column += token.type in ("th_open", "td_open")
+        if token.type not in ("inline", "html_block"):
             continue
-        first, last = token.map
-        content = "\n".join(lines[first:last]) if token.type != "inline" else token.content
-        head = content.strip().split("\n")[0]
-        prefix = lines[first][: lines[first].index(head)]
         targets: list[str] = []
 
         def number(match: re.Match, targets: list[str] = targets) -> str:
@@ -87,10 +80,13 @@ def find_messages(text: str, context: str = "") -> list[Message]:
             targets.append(match[0])
             return f"{{{len(targets)}}}"
 
-        line = LINK.sub(number, " ".join(part.strip() for part in content.strip().split("\n")))
+        parts = [part.strip() for part in token.content.strip().split("\n")]
+        line = LINK.sub(number, " ".join(parts))
         words = re.search(r"[^\W\d_]", TAG.sub("", CODE.sub("", PLACE.sub("", line))))
-        if words and not line.startswith(("[![", SWITCH)):  # opening's
-            found.append(Message(context, line, tuple(targets), first, last, prefix, row))
+        if words and not line.startswith(("[![", SWITCH)):  # these are opening's
+            first, last = token.map
+            prefix = lines[first].partition(parts[0])[0]
+            found.append(Message(context, line, tuple(targets), first, last, prefix, column))
     return found
 
 
@@ -127,8 +123,8 @@ def faults(message: Message, translation: str, language: str) -> list[str]:
 
     if marks(message.text) != marks(translation):
         found.append("emphasis or code is unbalanced, or missing")
-    if message.row and len(re.findall(r"(?<!\\)\|", translation)) != message.text.count("|"):
-        found.append("the row has other cells")
+    if message.column and "|" in translation:
+        found.append("a table's cell cannot hold a |")
     if "\n" in translation or translation != translation.strip():
         found.append("it is not one line")
     return found
@@ -164,7 +160,7 @@ class Catalogue:
     def messages(self) -> list[Message]:
         """Return what the English file has to translate, each piece once."""
         if self.source == SITE:
-            return [Message("", text, (), 0, 0, "") for text in WORDS]
+            return [Message("", text) for text in WORDS]
         if self.source == "README.md":
             found = find_messages((self.root / self.source).read_text(encoding="utf-8"))
         else:
@@ -232,7 +228,7 @@ class Catalogue:
 
     def word(self, text: str) -> str:
         """Return the translation of one of WORDS, or itself."""
-        return self.say(Message("", text, (), 0, 0, "")) or text
+        return self.say(Message("", text)) or text
 
 
 def translate(text: str, catalogue: Catalogue, context: str = "") -> str:
@@ -240,11 +236,15 @@ def translate(text: str, catalogue: Catalogue, context: str = "") -> str:
     lines = text.split("\n")
     for message in reversed(find_messages(text, context)):
         said = catalogue.say(message)
-        line = said or re.sub(r"^((?:<[^>]*>|[|\s])*)", rf"\1{MARK} ", message.text)
+        line = said or re.sub(r"^((?:<[^>]*>)*)", rf"\1{MARK} ", message.text)
         for number, target in enumerate(message.targets, start=1):
             link = translated_link(target, catalogue.source, catalogue.language)
-            line = re.sub(rf"(?<=]\(){{{{{number}}}}}(?=\))", lambda _, link=link: link, line)
-        lines[message.first : message.last] = [message.prefix + line]
+            line = line.replace(f"]({{{number}}})", f"]({link})")
+        if message.column:
+            cells = re.split(r"(?<!\\)\|", lines[message.first])
+            cells[message.column] = f" {line} "
+            line = "|".join(cells)
+        lines[message.first : message.last] = [message.prefix * (not message.column) + line]
     return "\n".join(lines)
 
 
