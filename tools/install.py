@@ -88,8 +88,9 @@ def install(group: str, pip_args: list[str], keep: tuple[str, ...] = ()) -> None
 def prepare(*groups: str) -> None:
     """Make a notebook's kernel ready: in a clone check it, elsewhere install what it needs.
 
-    In a clone (one of the working directory's parents is this repository) nothing is changed.
-    Elsewhere the kernel goes on in this repository's notebooks/, with its torch, if it has one.
+    In a clone (one of the working directory's parents is this repository) nothing is changed, but
+    that a translated notebook goes on in notebooks/, as the English one, whose paths it has.
+    Elsewhere the kernel goes on there, too, with its torch, if it has one.
 
     Raises:
         ModuleNotFoundError: In a clone, a package is missing.
@@ -104,6 +105,8 @@ def prepare(*groups: str) -> None:
                 f"`make{''.join(extra) or ' setup'}` in {ROOT.name} (README has the way without "
                 "make), then choose the kernel of its .venv (`make lab` does)"
             )
+        if ROOT / "notebooks" in Path.cwd().parents:
+            os.chdir(ROOT / "notebooks")
         return
     carriers = packages_distributions()
     used = {module.partition(".")[0] for module in sys.modules} & carriers.keys()

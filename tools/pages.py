@@ -4,7 +4,7 @@
     python tools/pages.py linkcheck   asks every link that leaves the site whether it answers
 
 Sphinx reads copies, in which links, folds and plots' alternative text are as it expects them.
-Each language is a site of its own: English at the top, es under es/ once README.es.md is there.
+Each language is a site of its own: English at the top, Spanish under es/.
 """
 
 import posixpath
@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import nbformat
-from opening import REPOSITORY, TAG
+from opening import LANGUAGES, REPOSITORY, ROOT, SOURCES, SWITCH, TAG, translated_path
 
-ROOT = Path(__file__).resolve().parents[1]
+from translations import LINK, SITE, Catalogue
+
 MORE = [
     "docs/choosing.md",
     "data/reranker/README.md",
@@ -32,22 +33,21 @@ FOLDS = {
     (True, False): ("hide-input", "Solution: show the code"),
     (False, True): ("hide-output", "Show what it prints"),
 }
-# Code comes first, so that what looks like a link in it stays.
-LINK = re.compile(r"```.*?```|`[^`\n]*`|(?<=]\()[^)\s]+(?=\))", re.DOTALL)
+SPHINX = {"zh": "zh_CN"}  # Sphinx's names of languages, where they differ
 
 
 def site_files(root: Path) -> dict[str, dict[str, str]]:
     """For each language, which files of the repository the site has, in order, and where."""
     found = {}
-    for readme in [root / "README.md", *sorted(root.glob("README.*.md"))]:
-        language = readme.name[len("README") : -len(".md")].lstrip(".")
-        notebooks = sorted(p.name for p in (root / "notebooks" / language).glob("[0-9]*.ipynb"))
-        files = {
-            posixpath.join("notebooks", language, name): f"notebooks/{name}" for name in notebooks
-        }
+    for language in ("", *LANGUAGES):
+        paths = [translated_path(source, language) for source in SOURCES]
         same = [f"docs/{path.name}" for path in (root / "docs").glob("*.svg")]
         same += [] if language else MORE
-        found[language or "en"] = {readme.name: "index.md"} | files | {name: name for name in same}
+        found[language or "en"] = (
+            {paths[0]: "index.md"}
+            | {path: f"notebooks/{posixpath.basename(path)}" for path in paths[1:]}
+            | {name: name for name in same}
+        )
     return found
 
 
@@ -82,13 +82,14 @@ def rewrite_links(text: str, source: str, files: dict[str, str], root: Path) -> 
     return LINK.sub(replace, text)
 
 
-def fold(cell: nbformat.NotebookNode) -> None:
+def fold(cell: nbformat.NotebookNode, words: Catalogue) -> None:
     """Fold what JupyterLab hides, and hand on a plot's alternative text."""
     hidden = cell.metadata.get("jupyter", {})
     result = hidden.get("outputs_hidden", False) and bool(cell.outputs)
     settings = {}
     if folded := FOLDS.get((hidden.get("source_hidden", False), result)):
-        tag, settings["code_prompt_show"] = folded
+        tag, said = folded
+        settings["code_prompt_show"] = words.word(said)
         cell.metadata["tags"] = [*cell.metadata.get("tags", []), tag]
     plots = [o.metadata for o in cell.outputs if "image/png" in o.get("data", {})]
     alts = [plot["image/png"]["alt"] for plot in plots if "alt" in plot.get("image/png", {})]
@@ -103,10 +104,10 @@ def fold(cell: nbformat.NotebookNode) -> None:
         cell.metadata["mystnb"] = settings
 
 
-def contents(places: list[str]) -> str:
+def contents(places: list[str], words: Catalogue) -> str:
     """The tree of which Sphinx makes the sidebar, previous and next."""
     parts = {
-        "Notebooks": [place for place in places if place.endswith(".ipynb")],
+        words.word("Notebooks"): [place for place in places if place.endswith(".ipynb")],
         "More": [place for place in places if place.endswith(".md") and place != "index.md"],
     }
     return "".join(
@@ -116,8 +117,12 @@ def contents(places: list[str]) -> str:
     )
 
 
-def prepare(root: Path, files: dict[str, str], folder: Path) -> None:
+def prepare(root: Path, files: dict[str, str], folder: Path, words: Catalogue) -> None:
     """Write the files of one language, as Sphinx shall read them, into a folder."""
+
+    def without_switch(text: str) -> str:  # the pages have one of their own
+        return re.sub(rf"^{SWITCH}.*\n?", "", text, flags=re.M)
+
     for source, place in files.items():
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,15 +134,15 @@ def prepare(root: Path, files: dict[str, str], folder: Path) -> None:
             ]
             for cell in notebook.cells:
                 if cell.cell_type == "markdown":
-                    cell.source = links(cell.source)
+                    cell.source = links(without_switch(cell.source))
                     continue
-                fold(cell)
+                fold(cell, words)
                 for data in (o.data for o in cell.outputs if "text/markdown" in o.get("data", {})):
                     data["text/markdown"] = links(data["text/markdown"])
             nbformat.write(notebook, target)
         elif source.endswith(".md"):
-            text = links((root / source).read_text(encoding="utf-8"))
-            text += contents(list(files.values())) if place == "index.md" else ""
+            text = links(without_switch((root / source).read_text(encoding="utf-8")))
+            text += contents(list(files.values()), words) if place == "index.md" else ""
             target.write_text(text, encoding="utf-8")
         else:
             shutil.copy(root / source, target)
@@ -149,13 +154,19 @@ def build(root: Path, out: Path, builder: str = "html") -> None:
     for old in (out, sources):
         shutil.rmtree(old, ignore_errors=True)
     languages = site_files(root)
+    words = {language: Catalogue(root, SITE, language) for language in languages}
     for language, files in languages.items():
-        prepare(root, files, sources / language)
+        prepare(root, files, sources / language, words[language])
     for language in languages:
         target = out if language == "en" else out / language
+        settings = {
+            "language": SPHINX.get(language, language),
+            "nb_code_prompt_hide": words[language].word("Hide"),
+            "html_theme_options.repository_url": REPOSITORY,
+        }
         command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", builder]
-        command += ["-c", ROOT / "tools" / "site", "-D", f"language={language}"]
-        command += ["-D", f"html_theme_options.repository_url={REPOSITORY}"]
+        command += ["-c", ROOT / "tools" / "site"]
+        command += [part for item in settings.items() for part in ("-D", "=".join(item))]
         command += ["-d", sources / "doctrees" / language, sources / language, target]
         subprocess.run(command, check=True)
 

@@ -30,7 +30,6 @@ WORDS = (
     TOP,
     CHANGED,
     "Notebooks",
-    "More (in English)",
     "Solution: show the code and its result",
     "Solution: show the code",
     "Show what it prints",

@@ -19,7 +19,8 @@ from helpers.rerank import ScoringReranker
 # Where a script puts no spaces between words, each character is one.
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 WORD = regex.compile(rf"(?V1){UNSPACED}|[[\w\p{{M}}]--{UNSPACED}]+")
-SENTENCE_END = regex.compile(r"(?<=[.!?])\s+")
+# The second kind, of Chinese and Japanese, without a space behind it.
+SENTENCE_END = regex.compile(r"(?<=[.!?\u0964])\s+|(?<=[\u3002\uff01\uff1f])\s*(?=\S)")
 
 
 def words(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
     python -m helpers.training --data FOLDER --stage words
     python -m helpers.training --data FOLDER --stage all --start build/training/words/best
+    python -m helpers.training --data FOLDER --stage chunks --start build/training/all/best
 
 `FOLDER` holds the files that `data/README.md` names. A run that was stopped goes on from its last
 checkpoint when the same command is given again. The model is a `BertForSequenceClassification`

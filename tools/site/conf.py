@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import regex
 from babel import Locale
+from sphinx.search import SearchLanguage
 
 project = html_title = "Cross-encoder reranking"
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"  # what cells print as Markdown may hold tables and links, too
-nb_code_prompt_hide = "Hide"
 myst_heading_anchors = 4  # links to headings work as on GitHub
 linkcheck_anchors = False  # many sites, GitHub too, make theirs in the browser
 linkcheck_retries = 3
@@ -29,9 +30,39 @@ html_copy_source = False
 html_use_index = False
 
 
+# Signs of scripts without spaces: Chinese characters, Hiragana, Katakana.
+SIGNS = r"\u3005\u3040-\u30ff\u3400-\u9fff"
+
+
+class BySigns(SearchLanguage):
+    """Words as they are, with their marks; of Chinese and Japanese each sign and each two.
+
+    Sphinx's own search takes a query in these languages for one word, and parts Devanagari at its
+    marks.
+    """
+
+    def split(self, text):
+        found = []
+        for run in regex.findall(rf"[{SIGNS}]+|(?V1)[[\w\p{{M}}]--[{SIGNS}]]+", text):
+            if regex.match(rf"[{SIGNS}]", run):
+                found += [*run, *(run[i : i + 2] for i in range(len(run) - 1))]
+            else:
+                found.append(run)
+        return found
+
+    js_splitter_code = rf"""
+var splitQuery = (query) =>
+  (query.match(/[{SIGNS}]+|(?:(?![{SIGNS}])[\p{{L}}\p{{N}}\p{{M}}_])+/gu) || []).flatMap((run) =>
+    run.length > 1 && /^[{SIGNS}]/.test(run)
+      ? [...Array(run.length - 1).keys()].map((i) => run.slice(i, i + 2))
+      : [run]);
+"""
+
+
 def add_languages(app, page, template, context, doctree):
     """Tell the language switch where this page lies in each language that has it."""
-    top = context["content_root"] + ("" if app.config.language == "en" else "../")
+    context["here"] = here = Path(app.srcdir).name
+    top = context["content_root"] + ("" if here == "en" else "../")
     folders = sorted(f for f in Path(app.srcdir).parent.iterdir() if any(f.glob(f"{page}.*")))
     context["languages"] = {
         folder.name: (
@@ -43,4 +74,6 @@ def add_languages(app, page, template, context, doctree):
 
 
 def setup(app):
+    for code in ("hi", "ja", "zh"):
+        app.add_search_language(type(f"BySigns_{code}", (BySigns,), {"lang": code}))
     app.connect("html-page-context", add_languages)

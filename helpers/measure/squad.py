@@ -1,0 +1,52 @@
+"""From a file in SQuAD's form to a text and judged questions, as `make evaluate` reads them.
+
+SQuAD (https://rajpurkar.github.io/SQuAD-explorer/) and, in other languages, XQuAD, JaQuAD and more:
+`{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "...", "question": "...", "answers":
+[{"text": "...", "answer_start": 0}]}]}]}]}`. No answers: the text leaves the question open.
+"""
+
+import json
+from pathlib import Path
+
+from helpers.index import read_text
+from helpers.judgements import JudgementError
+
+
+def lay_out(path: Path, folder: Path) -> tuple[Path, Path]:
+    """Write all paragraphs as one text, and the questions with their answers' spans, grade 2.
+
+    Returns:
+        The text, each paragraph in it once, between blank lines; and the questions, as JSONL.
+
+    Raises:
+        JudgementError: The file is not of this form, or an answer does not stand where it says.
+    """
+    parts: dict[str, int] = {}  # each paragraph's start
+    lines, end = [], 0
+    try:
+        for part in (
+            part
+            for article in json.loads(read_text(path))["data"]
+            for part in article["paragraphs"]
+        ):
+            context = part["context"]
+            if context not in parts:
+                parts[context], end = end, end + len(context) + 2
+            for qa in part["qas"]:
+                spans = set()
+                for answer in qa["answers"]:
+                    start, text = answer["answer_start"], answer["text"]
+                    if not text or context[start : start + len(text)] != text:
+                        raise ValueError(
+                            f"{qa['id']}: {text[:40]!r} is not at {start} of its paragraph"
+                        )
+                    spans.add((parts[context] + start, parts[context] + start + len(text), 2))
+                row = {"id": qa["id"], "question": qa["question"], "spans": sorted(spans)}
+                lines.append(json.dumps(row, ensure_ascii=False))
+    except (ValueError, KeyError, TypeError) as error:
+        fault = f"lacks {error}" if isinstance(error, KeyError) else error
+        raise JudgementError(f"{path} is not in SQuAD's form: {fault}") from error
+    corpus, questions = folder / "corpus.txt", folder / "questions.jsonl"
+    for file, text in ((corpus, "\n\n".join(parts)), (questions, "\n".join(lines))):
+        file.write_text(text, encoding="utf-8", newline="")
+    return corpus, questions
