@@ -20,7 +20,7 @@ export TOKENIZERS_PARALLELISM := false
 # first answer uses, at the end of the set-up.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup setup-scale setup-documents setup-site run lab site site-check fast test lines evaluate bench results hub outputs format
+.PHONY: help setup setup-scale setup-documents setup-site run lab site site-check translations fast test lines evaluate bench results hub outputs format
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -60,6 +60,9 @@ site: setup-site ## README, notebooks and guide as a site: build/site/index.html
 site-check: setup-site ## the site in a browser (Chromium or Chrome), wide and narrow, light and dark (some minutes)
 	SITE_CHECK=1 $(BIN)/pytest tests/tools/test_pages.py
 
+translations: setup-site ## README and notebooks in other languages, from translations/; says what is missing
+	@$(BIN)/python tools/translate.py
+
 fast: setup-scale setup-documents setup-site ## lint, and the tests that are not slow
 	$(TIMED) $(BIN)/ruff check .
 	$(TIMED) $(BIN)/ruff format --check .
@@ -67,14 +70,13 @@ fast: setup-scale setup-documents setup-site ## lint, and the tests that are not
 	$(TIMED) $(BIN)/pytest tests -m "not slow" --durations=10
 
 test: fast ## everything that CI runs
-	$(TIMED) $(BIN)/python tools/execute.py $(ALL)
-	$(TIMED) env OMP_NUM_THREADS=1 $(BIN)/pytest tests -m slow -n 2 --dist loadfile --durations=10
+	$(TIMED) env OMP_NUM_THREADS=1 $(BIN)/pytest tests -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 lines: ## lines of Python by folder; fails above a budget
 	@find helpers tools tests -name '*.py' -exec wc -l {} + | awk '$$2 != "total" { \
 	    folder = $$2; sub("/[^/]*$$", "", folder); sub("^tests/.*", "tests", folder); \
 	    lines[folder] += $$1; if (folder != "tests") lines["all but tests"] += $$1 } \
-	  END { most["helpers"] = 1355; most["all but tests"] = 8200; most["tests"] = 7800; \
+	  END { most["helpers"] = 1355; most["all but tests"] = 8750; most["tests"] = 8300; \
 	    for (name in lines) { \
 	      printf("%-17s %5d%s\n", name, lines[name], (name in most) ? " of " most[name] : "") | "sort"; \
 	      if (name in most && lines[name] > most[name]) over = 1 } \

@@ -2,7 +2,9 @@
 
 import pytest
 from install import absent
-from opening import NEEDS
+from opening import LANGUAGES, NEEDS
+
+collect_ignore = list(LANGUAGES)  # the same code, but for `pytest --nbmake notebooks/es`
 
 
 def pytest_collection_modifyitems(items):

@@ -190,3 +190,8 @@ def odd_pairs():
     pairs = [(query, passage) for passage in passages] + [("", ""), ("", "Bees dance. " * 9)]
     pairs += [("😀 ok?", "港は深い。"), ("كم عمق الميناء؟", "עברית נכתבת מימין לשמאל")]
     return [*pairs, ("नमस्ते?", "Nine."), (query, "A short one."), (query, "Nine metres, yes. " * 6)]
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest, all the notebooks, comes first: the other process does the rest."""
+    items.sort(key=lambda item: item.path.name != "test_outputs.py" or "slow" not in item.keywords)

@@ -30,8 +30,9 @@ NEEDS = {
     "07_bigger": (*BASE, "scale"),
     "08_your_own_documents": (*BASE, "documents"),
 }
-SOURCES = ["README.md", *(f"notebooks/{name}.ipynb" for name in NEEDS)]
-# In which languages they are read besides English (translations.py).
+# What is read in LANGUAGES, too, besides English (translate.py).
+PICTURES = ["docs/bi_and_cross_encoder.svg", "docs/funnel.svg"]
+SOURCES = ["README.md", *(f"notebooks/{name}.ipynb" for name in NEEDS), *PICTURES]
 LANGUAGES = {"es": "Español", "fr": "Français", "hi": "हिन्दी", "ja": "日本語", "zh": "简体中文"}
 SWITCH = "🌐 "  # what the line that leads to the other languages starts with
 CELL = """\
@@ -71,7 +72,7 @@ def translated_path(path: str, language: str) -> str:
         return path
     if path == "README.md":
         return f"README.{language}.md"
-    return f"notebooks/{language}/{posixpath.basename(path)}"
+    return f"{posixpath.dirname(path)}/{language}/{posixpath.basename(path)}"
 
 
 def switch(source: str, language: str) -> str:

@@ -17,8 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import nbformat
 from opening import LANGUAGES, REPOSITORY, ROOT, SOURCES, SWITCH, TAG, translated_path
-
-from translations import LINK, SITE, Catalogue
+from translate import LINK, SITE, Catalogue
 
 MORE = [
     "docs/choosing.md",
@@ -36,18 +35,14 @@ FOLDS = {
 SPHINX = {"zh": "zh_CN"}  # Sphinx's names of languages, where they differ
 
 
-def site_files(root: Path) -> dict[str, dict[str, str]]:
+def site_files() -> dict[str, dict[str, str]]:
     """For each language, which files of the repository the site has, in order, and where."""
     found = {}
     for language in ("", *LANGUAGES):
-        paths = [translated_path(source, language) for source in SOURCES]
-        same = [f"docs/{path.name}" for path in (root / "docs").glob("*.svg")]
-        same += [] if language else MORE
-        found[language or "en"] = (
-            {paths[0]: "index.md"}
-            | {path: f"notebooks/{posixpath.basename(path)}" for path in paths[1:]}
-            | {name: name for name in same}
-        )
+        found[language or "en"] = {
+            translated_path(path, language): "index.md" if path == "README.md" else path
+            for path in [*SOURCES, "docs/rank_changes.svg", *([] if language else MORE)]
+        }
     return found
 
 
@@ -153,7 +148,7 @@ def build(root: Path, out: Path, builder: str = "html") -> None:
     sources = out.with_name(f"{out.name}-sources")
     for old in (out, sources):
         shutil.rmtree(old, ignore_errors=True)
-    languages = site_files(root)
+    languages = site_files()
     words = {language: Catalogue(root, SITE, language) for language in languages}
     for language, files in languages.items():
         prepare(root, files, sources / language, words[language])

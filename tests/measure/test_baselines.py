@@ -7,7 +7,14 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from helpers.index import build_index, split_text
-from helpers.measure.baselines import BM25, ChunkAndSentence, Remembering, pipelines, words
+from helpers.measure.baselines import (
+    BM25,
+    SENTENCE_END,
+    ChunkAndSentence,
+    Remembering,
+    pipelines,
+    words,
+)
 
 QUERY = "Which harbour is deep?"
 
@@ -80,6 +87,19 @@ def test_a_chunk_counts_half_and_its_best_sentence_half():
     assert len(embeddings.seen) == len(set(embeddings.seen)) == 5, "each text is embedded once"
     model.score([(QUERY, passage)])
     assert len(embeddings.seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("港は深い。本を借りる。", ["港は深い。", "本を借りる。"]),
+        ("港口很深！  能借多久？三周。", ["港口很深！", "能借多久？", "三周。"]),
+        ("बंदरगाह गहरा है। किताबें मिलती हैं।", ["बंदरगाह गहरा है।", "किताबें मिलती हैं।"]),
+        ("At 0.5 metres. Deep!", ["At 0.5 metres.", "Deep!"]),
+    ],
+)
+def test_sentences_end_as_the_script_ends_them(text, parts):
+    assert SENTENCE_END.split(text) == parts
 
 
 def test_a_pair_is_scored_once_and_keeps_its_place():

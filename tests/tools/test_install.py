@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 from importlib.metadata import version
+from pathlib import Path
 
 import install
 import pytest
@@ -88,6 +89,16 @@ def test_a_kernel_in_a_clone_that_lacks_packages_says_so(group, monkeypatch):
     (group / "requirements" / "some.txt").rename(group / "requirements-scale.txt")
     with pytest.raises(ModuleNotFoundError, match="run `make setup-scale` in "):
         install.prepare("scale")
+
+
+def test_a_translated_notebook_goes_on_where_the_english_one_lies(group, monkeypatch):
+    folder = group / "notebooks" / "es"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("install.absent", lambda groups: [])
+    for start, end in ((folder, folder.parent), (folder.parent, folder.parent), (group, group)):
+        monkeypatch.chdir(start)
+        install.prepare("some")
+        assert Path.cwd() == end
 
 
 def test_a_package_replaced_while_in_use_asks_for_a_restart(group, tmp_path_factory, monkeypatch):

@@ -1,21 +1,23 @@
 """The site: what Sphinx is given, and the pages that it makes."""
 
 import os
+import re
 import shutil
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from opening import REPOSITORY, TAG
+from nbformat.v4 import new_code_cell, new_output
+from opening import LANGUAGES, REPOSITORY, TAG
 from pages import build, fold, rewrite_links, site_files
+from translate import SITE, Catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = site_files(ROOT)["en"]
+FILES = site_files()["en"]
 FIRST = "notebooks/01_base_retriever.ipynb"
 HIDDEN = {"source_hidden": True, "outputs_hidden": True}
+ENGLISH = Catalogue(ROOT, SITE, "en")
 AT_TAG = f"{REPOSITORY}/blob/{TAG}"
 
 
@@ -54,7 +56,7 @@ def test_a_link_to_a_missing_file_is_an_error():
 def test_what_jupyterlab_hides_is_folded(hidden, printed, tag, words):
     outputs = [new_output("stream", text=text) for text in printed]
     cell = new_code_cell("f()", outputs=outputs, metadata={"jupyter": hidden, "tags": ["a"]})
-    fold(cell)
+    fold(cell, ENGLISH)
     assert cell.metadata["tags"] == ["a", tag]
     assert cell.metadata["mystnb"] == {"code_prompt_show": words}
 
@@ -67,11 +69,11 @@ def test_a_plot_hands_on_its_alternative_text_and_none_goes_without():
     described = {"image/png": {"alt": "Rising."}}
     plot, nothing = drawn(1, **described), drawn(0)
     for cell in (plot, nothing):
-        fold(cell)
+        fold(cell, ENGLISH)
     assert plot.metadata == {"mystnb": {"image": {"alt": "Rising."}}} and nothing.metadata == {}
     for wrong in (drawn(1), drawn(2, **described)):
         with pytest.raises(ValueError, match=r"plots, \d with alternative text: expected one at"):
-            fold(wrong)
+            fold(wrong, ENGLISH)
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +94,15 @@ def pages_of(site: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_every_page_is_there_with_its_folds_and_alternative_texts(site):
-    made = {site / place for place in [*FILES.values(), "search.md"] if not place.endswith(".svg")}
+    made = {
+        site / language.replace("en", "") / place
+        for language, files in site_files().items()
+        for place in [*files.values(), "search.md"]
+        if not place.endswith(".svg")
+    }
     assert set(pages_of(site)) == {path.with_suffix(".html") for path in made}
     for page in pages_of(site):
         soup = read(page)
-        assert soup.html["lang"] == "en"
         # Another h1, outside, is for printing; the search is no article.
         assert len(soup.select("article h1") or soup.select("main h1")) == 1, page
         for image in soup.select("article img"):
@@ -126,51 +132,91 @@ def test_no_link_inside_the_site_is_dead(site):
 
 
 @pytest.mark.slow
-def test_a_second_language_lies_beside_english(tmp_path):
-    title, titles = "# A title\n", new_notebook(cells=[new_markdown_cell("# A title")])
-    translated = "notebooks/es/01_base_retriever.ipynb"
-    for name in [*FILES, translated]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(nbformat.writes(titles) if name.endswith("b") else title)
-    (tmp_path / "README.es.md").write_text(f"{title}[uno]({translated})")
-    build(tmp_path, tmp_path / "site")
-    english = tmp_path / "site" / "notebooks" / "01_base_retriever.html"
-    spanish = tmp_path / "site" / "es" / "notebooks" / "01_base_retriever.html"
-    assert read(spanish).html["lang"] == "es"
-    for page, other, name in [(english, spanish, "Español"), (spanish, english, "English")]:
-        [link] = read(page).select(".language-switch a")
-        assert link.get_text() == name
-        assert (page.parent / link["href"]).resolve() == other
-    assert not read(english.with_name("06_faster.html")).select(".language-switch")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_language_is_a_site_of_its_own_whose_links_stay_in_it(site, language):
+    files = [place for place in site_files()[language].values() if not place.endswith(".svg")]
+    assert len(files) == 9
+    for page in [site / language / place for place in files]:
+        soup = read(page := page.with_suffix(".html"))
+        assert soup.html["lang"] == {"zh": "zh-CN"}.get(language, language)
+        assert re.search(r"/commit|/blob/[0-9a-f]{10}/", soup.select_one("article").decode())
+        switch = soup.select_one(".language-switch").extract()
+        others = {link["lang"]: (page.parent / link["href"]).resolve() for link in switch("a")}
+        place = page.relative_to(site / language)
+        there = {code: site / code / place for code in LANGUAGES if code != language}
+        assert others == there | {"en": site / place} and all(p.is_file() for p in there.values())
+        for link in soup.select("article a[href], .bd-sidebar a[href], .prev-next-area a[href]"):
+            target = urlsplit(link["href"])
+            if not target.scheme and target.path:
+                assert (
+                    (page.parent / unquote(target.path)).resolve().is_relative_to(site / language)
+                ), link
+    folds = {
+        s.get_text()
+        for s in read(site / language / "notebooks" / "02_cross_encoder_rerank.html").select(
+            "details.hide summary p"
+        )
+    }
+    assert len(folds) == 4 and "Hide" not in folds
+    assert not read(site / "docs" / "choosing.html").select(".language-switch")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif("SITE_CHECK" not in os.environ, reason="`make site-check` starts a browser")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_fit_the_screen_and_axe_finds_nothing(site, scheme):
-    from axe_playwright_python.sync_playwright import Axe
+@pytest.fixture
+def tab():
+    """A browser's tab, on which pages are looked at."""
+    if "SITE_CHECK" not in os.environ:
+        pytest.skip("`make site-check` starts a browser")
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     assert chromium, "no browser: expected chromium (apt-get install chromium) or google-chrome"
     quiet = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
     quiet += ["disable-background-networking", "disable-component-update"]
+    with sync_playwright() as playwright:
+        launch = playwright.chromium.launch
+        yield launch(executable_path=chromium, args=[f"--{q}" for q in quiet]).new_page()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_the_screen_and_axe_finds_nothing(site, scheme, tab):
+    from axe_playwright_python.sync_playwright import Axe
+
     # The corner of a table may be empty; the theme's sidebar is no landmark.
     rules = {name: {"enabled": False} for name in ("empty-table-header", "region")}
     widths = [390, 1200] if scheme == "light" else [1200, 390]  # axe looks at the last
     wrong = []
-    with sync_playwright() as playwright:
-        launch = playwright.chromium.launch
-        tab = launch(executable_path=chromium, args=[f"--{q}" for q in quiet]).new_page()
-        tab.emulate_media(color_scheme=scheme)
-        for page in pages_of(site):
-            tab.goto(page.as_uri())
-            tab.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-            tab.evaluate("document.getAnimations().forEach(animation => animation.finish())")
-            for width in widths:
-                tab.set_viewport_size({"width": width, "height": 900})
-                if (wide := tab.evaluate("document.documentElement.scrollWidth")) > width:
-                    wrong.append(f"{page.name} is {wide} pixels wide on a screen of {width}")
-            for found in Axe().run(tab, options={"rules": rules}).response["violations"]:
-                wrong += [f"{page.name}: {found['help']}: {n['html']}" for n in found["nodes"]]
+    tab.emulate_media(color_scheme=scheme)
+    for page in pages_of(site):
+        tab.goto(page.as_uri())
+        tab.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+        tab.evaluate("document.getAnimations().forEach(animation => animation.finish())")
+        for width in widths:
+            tab.set_viewport_size({"width": width, "height": 900})
+            if (wide := tab.evaluate("document.documentElement.scrollWidth")) > width:
+                wrong.append(f"{page.name} is {wide} pixels wide on a screen of {width}")
+        for found in Axe().run(tab, options={"rules": rules}).response["violations"]:
+            wrong += [f"{page.name}: {found['help']}: {n['html']}" for n in found["nodes"]]
     assert wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        ("", "logit"),
+        ("es", "puntuación"),
+        ("fr", "exercices"),
+        ("hi", "अंश"),
+        ("ja", "クロスエンコーダーとは"),
+        ("zh", "交叉编码器"),
+    ],
+)
+def test_the_search_finds_words_of_the_language(site, language, words, tab):
+    tab.goto((site / language / "search.html").as_uri() + f"?q={quote(words)}")
+    tab.wait_for_selector("#search-results li a")
+    found = [link.get_attribute("href") for link in tab.query_selector_all("#search-results li a")]
+    assert any("02_cross_encoder_rerank.html" in address for address in found), found
+    tab.goto((site / language / "search.html").as_uri() + "?q=qqqqqq")
+    tab.wait_for_function("document.querySelector('.search-summary').innerText.length > 0")
+    assert not tab.query_selector_all("#search-results li a")

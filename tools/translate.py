@@ -1,11 +1,11 @@
-"""Translate README and notebooks: translations/<language>/*.po -> the files in that language.
+"""Translate README, notebooks, pictures: translations/<language>/*.po -> the files in a language.
 
-    python tools/translations.py    brings the catalogues up to the English text, writes the
+    python tools/translate.py    brings the catalogues up to the English text, writes the
                                     translated files, and says what is missing (`make translations`)
 
-A catalogue (gettext) has a message for each paragraph, heading, list item and table row. Code,
-outputs and ids are the English ones, and links' targets are numbered: a translation cannot change
-them. What has no translation that holds is shown in English, with a mark.
+A catalogue (gettext) has a message for each paragraph, heading, list item and table cell, and each
+text in a picture. Code, outputs and ids are the English ones, and links' targets are numbered: a
+translation cannot change them. What has no translation that holds is shown in English, with a mark.
 """
 
 import difflib
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import nbformat
@@ -35,6 +36,7 @@ WORDS = (
     "Show what it prints",
     "Hide",
 )
+DRAWN = re.compile(r"(?<=>)[^<>]+(?=</(?:title|desc|text)>)")  # in a picture
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 # Code comes first, so that what looks like a link in it stays.
 LINK = re.compile(r"```.*?```|`[^`\n]*`|(?<=]\()[^)\s]+(?=\))", re.DOTALL)
@@ -156,16 +158,20 @@ class Catalogue:
         """The commit of the English file that was translated."""
         return self.file.metadata.get("X-English-Commit", "")
 
+    @cached_property
     def messages(self) -> list[Message]:
-        """Return what the English file has to translate, each piece once."""
+        """What the English file has to translate, each piece once."""
         if self.source == SITE:
             return [Message("", text) for text in WORDS]
-        if self.source == "README.md":
-            found = find_messages((self.root / self.source).read_text(encoding="utf-8"))
-        else:
-            cells = nbformat.read(self.root / self.source, as_version=4).cells
+        path = self.root / self.source
+        if path.suffix == ".ipynb":
+            cells = nbformat.read(path, as_version=4).cells
             cells = [c for c in cells if c.cell_type == "markdown" and c.id != "badges"]
             found = [message for cell in cells for message in find_messages(cell.source, cell.id)]
+        elif path.suffix == ".svg":
+            found = [Message("", text) for text in DRAWN.findall(path.read_text(encoding="utf-8"))]
+        else:
+            found = find_messages(path.read_text(encoding="utf-8"))
         return list({(message.context, message.text): message for message in found}.values())
 
     def say(self, message: Message) -> str:
@@ -177,32 +183,31 @@ class Catalogue:
 
     def problems(self) -> list[str]:
         """Return a line for each message that is missing, changed or at fault."""
-        found, messages = [], self.messages()
-        for message in messages:
+        found, new = [], False
+        name = f"{self.language} {self.path.name}"
+        for message in self.messages:
             entry = self.entries.get((message.context, message.text))
-            if entry is None or not entry.msgstr:
-                why = "no translation" if entry else "not in the catalogue: new, or changed"
+            if entry is None:
+                new, why = True, "not in the catalogue: new, or changed"
+            elif not entry.msgstr:
+                why = "no translation"
             elif entry.fuzzy:
                 why = "fuzzy: the English text has changed"
             else:
                 why = "; ".join(faults(message, entry.msgstr, self.language))
             if why:
-                where = f"{self.language} {self.path.name} {message.context}".strip()
-                found.append(f"{where}: {why}: {message.text[:60]!r}")
-        left = len(self.entries.keys() - {(m.context, m.text) for m in messages})
-        if left:
-            found.append(
-                f"{self.language} {self.path.name}: {left} messages are not in the English"
-            )
+                found.append(f"{name} {message.context}: {why}: {message.text[:60]!r}")
+        left = self.entries.keys() - {(m.context, m.text) for m in self.messages}
+        if left and not new:
+            found.append(f"{name}: {len(left)} messages are not in the English")
         return found
 
     def update(self, commit: str) -> None:
         """Bring the catalogue up to the English text: what resembles an old message is fuzzy."""
         old, entries = dict(self.entries), {}
-        messages = self.messages()
-        kept = {(m.context, m.text) for m in messages} & old.keys()
+        kept = {(m.context, m.text) for m in self.messages} & old.keys()
         spare = {key: entry for key, entry in old.items() if key not in kept and entry.msgstr}
-        for message in messages:
+        for message in self.messages:
             key = message.context, message.text
             entry = old.get(key) or polib.POEntry(
                 msgid=message.text, msgctxt=message.context or None
@@ -230,7 +235,7 @@ class Catalogue:
         return self.say(Message("", text)) or text
 
 
-def translate(text: str, catalogue: Catalogue, context: str = "") -> str:
+def in_language(text: str, catalogue: Catalogue, context: str = "") -> str:
     """Return Markdown of the catalogue's file in its language, links leading to that language."""
     lines = text.split("\n")
     for message in reversed(find_messages(text, context)):
@@ -255,8 +260,8 @@ def top_line(catalogue: Catalogue, words: Catalogue) -> str:
     line = words.word(TOP)
     for number, place in enumerate(places, start=1):
         line = line.replace(f"{{{number}}}", place)
-    behind = any(not catalogue.say(message) for message in catalogue.messages())
-    return f"*{line}*" + (f" **{words.word(CHANGED)}**" if behind else "")
+    behind = any(not catalogue.say(message) for message in catalogue.messages)
+    return f"> {line}" + (f" **{words.word(CHANGED)}**" if behind else "")
 
 
 def written(catalogue: Catalogue, words: Catalogue) -> str:
@@ -267,15 +272,17 @@ def written(catalogue: Catalogue, words: Catalogue) -> str:
         title, _, rest = text.partition("\n")
         return f"{title}\n\n{top_line(catalogue, words)}\n{rest}"
 
-    if source == "README.md":
+    if not source.endswith(".ipynb"):
         text = (catalogue.root / source).read_text(encoding="utf-8")
-        return in_readme(with_top(translate(text, catalogue)), language)
+        if source.endswith(".svg"):
+            return DRAWN.sub(lambda m: catalogue.say(Message("", m[0])) or m[0], text)
+        return in_readme(with_top(in_language(text, catalogue)), language)
     notebook = nbformat.read(catalogue.root / source, as_version=4)
     for cell in notebook.cells:
         if cell.id == "badges":
             cell.source = badges(PurePosixPath(source).stem, language)
         elif cell.cell_type == "markdown":
-            cell.source = translate(cell.source, catalogue, cell.id)
+            cell.source = in_language(cell.source, catalogue, cell.id)
     notebook.cells[0].source = with_top(notebook.cells[0].source)
     return nbformat.writes(notebook) + "\n"
 
@@ -313,7 +320,7 @@ def glossary_warnings(root: Path) -> list[str]:
     for language, (_, files) in catalogues(root).items():
         terms = read_glossary(root / "translations" / language / "glossary.md")
         for catalogue in files:
-            for message in catalogue.messages():
+            for message in catalogue.messages:
                 said, text = catalogue.say(message).casefold(), CODE.sub("", message.text)
                 for term, forms in terms.items():
                     if not said or not re.search(rf"\b{re.escape(term)}", text, re.IGNORECASE):
@@ -364,7 +371,7 @@ def main() -> int:
             catalogue.update(commits[catalogue.source])
             path = ROOT / translated_path(catalogue.source, catalogue.language)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(written(catalogue, words), encoding="utf-8")
+            path.write_text(written(catalogue, words), encoding="utf-8", newline="\n")
     print(
         *(f"warning: {line}" for line in glossary_warnings(ROOT)), *(found := check(ROOT)), sep="\n"
     )
