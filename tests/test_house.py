@@ -28,7 +28,7 @@ COMMUNITY |= {"helpers/documents/load.py"}
 MORE = {
     "scale": "helpers/scale|tests|notebooks/0[67]",
     "documents": "helpers/doc|tests|notebooks/08",
-    "site": "tools/pages|tools/site|tests/tools",
+    "site": "tools/pages|tools/site|tools/translate|tests/tools",
 }
 NAMES = {"build_index", "load_profile", "LocalCrossEncoder", "plot_rank_changes"}
 NAMES |= {"pretty_print_docs", "rank_changes", "ScoringReranker", "SimilarityRetriever"}

@@ -268,7 +268,8 @@ def test_one_changed_english_sentence_is_named_once_for_each_language(copy):
     [entry] = [entry for entry in catalogue.file if entry.fuzzy]
     assert entry.previous_msgid.startswith(old) and entry.msgstr
     shown = written(catalogue, words)
-    assert "[EN] A single question proves nothing." in shown and shown.count("[EN] ") == 1
+    assert shown.count("[EN] A single question proves nothing.") == 1
+    assert shown.count("[EN]") == 2, "the sentence, and the top line, which says what that means"
     assert "blob/1234567890/" in shown
 
 
@@ -279,7 +280,6 @@ def test_a_translation_edited_in_its_file_is_named(copy):
 
 
 def test_a_word_against_the_glossary_is_a_warning(copy):
-    assert len(glossary_warnings(copy)) < 30
     path = copy / "translations" / "es" / "glossary.md"
     path.write_text("| English | Spanish | note |\n|---|---|---|\n| chunk | trocito / cacho | |\n")
     found = glossary_warnings(copy)
