@@ -21,7 +21,17 @@ from pathlib import Path, PurePosixPath
 import nbformat
 import polib
 from markdown_it import MarkdownIt
-from opening import LANGUAGES, REPOSITORY, ROOT, SOURCES, SWITCH, badges, in_readme, translated_path
+from opening import (
+    LANGUAGES,
+    PICTURES,
+    REPOSITORY,
+    ROOT,
+    SOURCES,
+    SWITCH,
+    badges,
+    in_readme,
+    translated_path,
+)
 
 SITE = "site"  # what the pages say besides: the messages of site.po
 TOP = "Translation of the [English original]({1}), as of commit [{2}]({3})."
@@ -319,7 +329,7 @@ def glossary_warnings(root: Path) -> list[str]:
     found = []
     for language, (_, files) in catalogues(root).items():
         terms = read_glossary(root / "translations" / language / "glossary.md")
-        for catalogue in files:
+        for catalogue in files[: -len(PICTURES)]:  # whose lines are no sentences
             for message in catalogue.messages:
                 said, text = catalogue.say(message).casefold(), CODE.sub("", message.text)
                 for term, forms in terms.items():
