@@ -10,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_output
 from opening import LANGUAGES, REPOSITORY, TAG
-from pages import build, fold, rewrite_links, site_files
+from pages import FOLDS, build, fold, rewrite_links, site_files
 from translate import SITE, Catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +106,7 @@ def test_every_page_is_there_with_its_folds_and_alternative_texts(site):
         # Another h1, outside, is for printing; the search is no article.
         assert len(soup.select("article h1") or soup.select("main h1")) == 1, page
         for image in soup.select("article img"):
-            assert " " in image["alt"], f"{page.name}: {image['src']} has no alternative text"
+            assert len(image["alt"]) > 20, f"{page.name}: {image['src']} has no alternative text"
             assert not image["src"].startswith(REPOSITORY), "a picture outside docs/"
     rerank = read(site / "notebooks" / "02_cross_encoder_rerank.html")
     folds = {summary.p.get_text() for summary in rerank.select("details.hide summary")}
@@ -151,13 +151,9 @@ def test_a_language_is_a_site_of_its_own_whose_links_stay_in_it(site, language):
                 assert (
                     (page.parent / unquote(target.path)).resolve().is_relative_to(site / language)
                 ), link
-    folds = {
-        s.get_text()
-        for s in read(site / language / "notebooks" / "02_cross_encoder_rerank.html").select(
-            "details.hide summary p"
-        )
-    }
-    assert len(folds) == 4 and "Hide" not in folds
+    rerank = read(site / language / "notebooks" / "02_cross_encoder_rerank.html")
+    folds = {words.get_text() for words in rerank.select("details.hide summary p")}
+    assert len(folds) == 3 and not folds & {"Hide", *(words for _, words in FOLDS.values())}
     assert not read(site / "docs" / "choosing.html").select(".language-switch")
 
 
@@ -194,9 +190,15 @@ def test_pages_fit_the_screen_and_axe_finds_nothing(site, scheme, tab):
         for width in widths:
             tab.set_viewport_size({"width": width, "height": 900})
             if (wide := tab.evaluate("document.documentElement.scrollWidth")) > width:
-                wrong.append(f"{page.name} is {wide} pixels wide on a screen of {width}")
+                wrong.append(
+                    f"{page.relative_to(site)} is {wide} pixels wide on a screen of {width}"
+                )
+        if page.relative_to(site).parts[0] in LANGUAGES and page.stem[:2] not in ("in", "02"):
+            continue  # made as these two are
         for found in Axe().run(tab, options={"rules": rules}).response["violations"]:
-            wrong += [f"{page.name}: {found['help']}: {n['html']}" for n in found["nodes"]]
+            wrong += [
+                f"{page.relative_to(site)}: {found['help']}: {n['html']}" for n in found["nodes"]
+            ]
     assert wrong == []
 
 
