@@ -106,7 +106,7 @@ def test_every_page_is_there_with_its_folds_and_alternative_texts(site):
         # Another h1, outside, is for printing; the search is no article.
         assert len(soup.select("article h1") or soup.select("main h1")) == 1, page
         for image in soup.select("article img"):
-            assert len(image["alt"]) > 20, f"{page.name}: {image['src']} has no alternative text"
+            assert len(image["alt"]) > 10, f"{page.name}: {image['src']} has no alternative text"
             assert not image["src"].startswith(REPOSITORY), "a picture outside docs/"
     rerank = read(site / "notebooks" / "02_cross_encoder_rerank.html")
     folds = {summary.p.get_text() for summary in rerank.select("details.hide summary")}
