@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape, unescape
 from pathlib import Path, PurePosixPath
 
 import nbformat
@@ -161,7 +162,8 @@ class Catalogue:
                 "Content-Type": "text/plain; charset=UTF-8",
                 "Content-Transfer-Encoding": "8bit",
             }
-        self.entries = {(entry.msgctxt or "", entry.msgid): entry for entry in self.file}
+        current = [entry for entry in self.file if not entry.obsolete]
+        self.entries = {(entry.msgctxt or "", entry.msgid): entry for entry in current}
 
     @property
     def commit(self) -> str:
@@ -179,7 +181,8 @@ class Catalogue:
             cells = [c for c in cells if c.cell_type == "markdown" and c.id != "badges"]
             found = [message for cell in cells for message in find_messages(cell.source, cell.id)]
         elif path.suffix == ".svg":
-            found = [Message("", text) for text in DRAWN.findall(path.read_text(encoding="utf-8"))]
+            drawn = DRAWN.findall(path.read_text(encoding="utf-8"))
+            found = [Message("", unescape(text)) for text in drawn]
         else:
             found = find_messages(path.read_text(encoding="utf-8"))
         return list({(message.context, message.text): message for message in found}.values())
@@ -282,10 +285,14 @@ def written(catalogue: Catalogue, words: Catalogue) -> str:
         title, _, rest = text.partition("\n")
         return f"{title}\n\n{top_line(catalogue, words)}\n{rest}"
 
+    def drawn(match: re.Match) -> str:
+        said = catalogue.say(Message("", unescape(match[0])))
+        return escape(said, quote=False) or match[0]
+
     if not source.endswith(".ipynb"):
         text = (catalogue.root / source).read_text(encoding="utf-8")
         if source.endswith(".svg"):
-            return DRAWN.sub(lambda m: catalogue.say(Message("", m[0])) or m[0], text)
+            return DRAWN.sub(drawn, text)
         return in_readme(with_top(in_language(text, catalogue)), language)
     notebook = nbformat.read(catalogue.root / source, as_version=4)
     for cell in notebook.cells:

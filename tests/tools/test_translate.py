@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -114,8 +115,8 @@ def test_each_language_has_its_glossary():
         assert (
             len(terms) >= 40 and {*wanted.split()} <= terms.keys() and all(map(all, terms.values()))
         )
-    if warnings := glossary_warnings(ROOT):
-        print(*warnings, sep="\n")
+    for line in glossary_warnings(ROOT):
+        warnings.warn(line, stacklevel=1)
 
 
 def test_pictures_are_the_english_ones_with_other_words():
@@ -286,6 +287,23 @@ def test_a_word_against_the_glossary_is_a_warning(copy):
     assert any(
         re.match(r"es 01_base\S+ 01-\S+: chunk without trocito / cacho", line) for line in found
     )
+
+
+def test_what_is_no_longer_in_the_english_is_dropped_and_a_picture_stays_xml(copy):
+    source, words = PICTURES[1], Catalogue(copy, SITE, "fr")
+    catalogue = Catalogue(copy, source, "fr")
+    entry = next(entry for entry in catalogue.file if entry.msgid == "vector search")
+    entry.msgstr, extra = "R & D <vecteurs>", polib.POEntry(msgid="gone", msgstr="parti")
+    catalogue.file.append(extra)
+    catalogue.file.save(str(catalogue.path))
+    catalogue = Catalogue(copy, source, "fr")
+    assert catalogue.problems() == ["fr funnel.po: 1 messages are not in the English"]
+    assert "R &amp; D &lt;vecteurs&gt;<" in written(catalogue, words)
+    extra.obsolete = True
+    catalogue.file.append(extra)
+    catalogue.update("")
+    assert "gone" not in catalogue.path.read_text(encoding="utf-8")
+    assert Catalogue(copy, source, "fr").problems() == []
 
 
 def test_a_broken_catalogue_is_one_error(copy):
