@@ -235,6 +235,8 @@ class Catalogue:
                 if near:
                     entry.msgstr, entry.previous_msgid = spare.pop(near[0]).msgstr, near[0][1]
                     entry.flags.append("fuzzy")
+            if not entry.fuzzy:
+                entry.previous_msgid = None
             entries[key] = entry
         self.entries = entries
         self.file[:] = entries.values()
