@@ -54,7 +54,14 @@ def render(notebook: Path) -> Path:
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(TOOLS)])
     page = BUILD / "html" / f"{notebook.stem}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(exporter.from_filename(str(notebook))[0], encoding="utf-8")
+    shown = nbformat.read(notebook, as_version=4)
+    for cell in shown.cells:
+        if cell.id == "badges":  # without the other languages, of which there are no pages here
+            cell.source = cell.source.partition("\n")[0]
+    page.write_text(
+        exporter.from_notebook_node(shown, {"metadata": {"name": notebook.stem}})[0],
+        encoding="utf-8",
+    )
     return page
 
 

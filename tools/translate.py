@@ -14,8 +14,9 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from html import escape, unescape
 from pathlib import Path, PurePosixPath
 
@@ -53,9 +54,9 @@ MARKDOWN = MarkdownIt("commonmark").enable("table")
 LINK = re.compile(r"```.*?```|`[^`\n]*`|(?<=]\()[^)\s]+(?=\))", re.DOTALL)
 CODE = re.compile(r"`[^`]*`")
 TAG = re.compile(r"</?[a-z][^>]*>")
-PLACE = re.compile(r"(?<=]\(){\d+}(?=\))")
-NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-THOUSANDS = {"es": "\u202f", "fr": "\u202f"}  # where a comma would be read as the decimal one
+TARGET = re.compile(r"(?<=]\()[^)]*(?=\))")
+NUMBER = re.compile(r"(?:(?<![A-Za-z0-9.])[-+])?\d+(?:[.,]\d+)*")
+SPACED = ("es", "fr")  # thousands have a narrow space: a comma would be read as the decimal one
 
 
 class TranslationError(ValueError):
@@ -75,8 +76,13 @@ class Message:
     column: int = 0  # of a table, from 1
 
 
+@cache
 def find_messages(text: str, context: str = "") -> list[Message]:
-    """Return what there is to translate in Markdown, in order: all that has words, but for code."""
+    """Return what there is to translate in Markdown, in order: all that has words, but for code.
+
+    Raises:
+        TranslationError: It cannot be put back: a link with a title, a table without outer bars ...
+    """
     found, lines, column = [], text.split("\n"), 0
     for token in MARKDOWN.parse(text):
         if token.type in ("tr_open", "table_close"):
@@ -94,12 +100,41 @@ def find_messages(text: str, context: str = "") -> list[Message]:
 
         parts = [part.strip() for part in token.content.strip().split("\n")]
         line = LINK.sub(number, " ".join(parts))
-        words = re.search(r"[^\W\d_]", TAG.sub("", CODE.sub("", PLACE.sub("", line))))
+        words = re.search(r"[^\W\d_]", TAG.sub("", CODE.sub("", TARGET.sub("", line))))
         if words and not line.startswith(("[![", SWITCH)):  # these are opening's
             first, last = token.map
             prefix = lines[first].partition(parts[0])[0]
             found.append(Message(context, line, tuple(targets), first, last, prefix, column))
+    again = put_back(text, found, lambda message: message.text, str)
+    both = [" ".join(MARKDOWN.render(version).split()) for version in (text, again)]
+    if both[0] != both[1] or re.search(r"]\(\S+ +\"|^\[[^]]+]: ", LINK.sub("", text), re.M):
+        raise TranslationError(
+            f"Markdown that cannot be taken apart for translation, in {context or 'the README'}: a "
+            "hard line break, a link with a title or elsewhere, a | in a cell, or a table without "
+            "outer bars. Write it otherwise"
+        )
     return found
+
+
+def put_back(
+    text: str,
+    found: list[Message],
+    say: Callable[[Message], str],
+    link: Callable[[str], str],
+) -> str:
+    """Return Markdown with what `say` says for its messages, and `link` for their targets."""
+    lines = text.split("\n")
+    for message in reversed(found):
+        line = say(message)
+        for number, target in enumerate(message.targets, start=1):
+            line = line.replace(f"]({{{number}}})", f"]({link(target)})")
+        if message.column:
+            cells = re.split(r"(?<!\\)\|", lines[message.first])
+            if message.column < len(cells):
+                cells[message.column] = f" {line} "
+            line = "|".join(cells)
+        lines[message.first : message.last] = [message.prefix * (not message.column) + line]
+    return "\n".join(lines)
 
 
 def translated_link(target: str, source: str, language: str) -> str:
@@ -114,27 +149,38 @@ def translated_link(target: str, source: str, language: str) -> str:
     return posixpath.relpath(translated_path(path, language), here) + mark + anchor
 
 
+@cache
 def faults(message: Message, translation: str, language: str) -> list[str]:
     """Return what a translation has lost of, or broken in, its message."""
-    space = THOUSANDS.get(language)
-    wanted = re.sub(r"(?<=\d),(?=\d{3})", "", message.text) if space else message.text
-    given = re.sub(rf"(?<=\d){space}(?=\d{{3}})", "", translation) if space else translation
-    found = []
-    for what, pattern in {"name": CODE, "link": PLACE, "tag": TAG, "number": NUMBER}.items():
-        plain = (lambda t: PLACE.sub("", CODE.sub("", t))) if what == "number" else str
-        lost, more = (Counter(pattern.findall(plain(t))) for t in (wanted, given))
-        lost, more = lost - more, more - lost
-        found += [f"{what} {part} is missing" for part in lost]
-        found += [f"{what} {part} is not in the English" for part in more if what != "number"]
 
-    def marks(text: str) -> tuple[int, int]:
-        tokens = MARKDOWN.parseInline(text)[0].children
-        left = "".join(token.content for token in tokens if token.type == "text")
-        opened = [token for token in tokens if token.type in ("em_open", "strong_open")]
-        return len(opened), len(re.findall(r"[*`]", left))
+    def parts(text: str) -> dict[str, Counter]:
+        plain = LINK.sub("", CODE.sub("", text)).replace("\u2212", "-")
+        if language in SPACED:
+            plain = re.sub(r"(?<=\d)[\u202f\u00a0](?=\d{3})", "", plain)
+        found = {"name": CODE, "link": TARGET, "tag": TAG}
+        found = {what: Counter(pattern.findall(text)) for what, pattern in found.items()}
+        return found | {"number": Counter(NUMBER.findall(plain))}
 
-    if marks(message.text) != marks(translation):
-        found.append("emphasis or code is unbalanced, or missing")
+    def shape(text: str) -> tuple:
+        blocks, depth, inside = MARKDOWN.parse(text), 0, Counter()
+        for token in (t for block in blocks for t in block.children or ()):
+            depth += min(token.nesting, 0)
+            signs = len(re.findall(r"[*`]|{\d+}", token.content)) if token.type == "text" else 0
+            inside[token.type, depth] += signs if token.type == "text" else 1
+            depth += max(token.nesting, 0)
+        return [block.type for block in blocks], inside
+
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", message.text) if language in SPACED else message.text
+    wanted, given, found = parts(text), parts(translation), []
+    hint = " (thousands with U+202F, no comma)" if language in SPACED else ""
+    for what in wanted:
+        found += [f"{what} {part} is missing" for part in wanted[what] - given[what]]
+        if what != "number":
+            found += [f"{what} {part} is not in the English" for part in given[what] - wanted[what]]
+        elif found and hint and "number" in found[-1]:
+            found[-1] += hint
+    if shape(message.text) != shape(translation) or re.search(r"\[\s*]\(", translation):
+        found.append("emphasis, code, a link or a list is unbalanced, missing or new")
     if message.column and "|" in translation:
         found.append("a table's cell cannot hold a |")
     if "\n" in translation or translation != translation.strip():
@@ -150,7 +196,8 @@ class Catalogue:
         self.root, self.source, self.language = root, source, language
         self.path = root / "translations" / language / f"{stem}.po"
         try:
-            self.file = polib.pofile(str(self.path), wrapwidth=100) if self.path.exists() else None
+            how = {"wrapwidth": 100, "check_for_duplicates": True}
+            self.file = polib.pofile(str(self.path), **how) if self.path.exists() else None
         except (OSError, ValueError) as error:
             raise TranslationError(f"{self.path} is no gettext catalogue: {error}") from error
         if self.file is None:
@@ -217,6 +264,10 @@ class Catalogue:
 
     def update(self, commit: str) -> None:
         """Bring the catalogue up to the English text: what resembles an old message is fuzzy."""
+
+        def alike(one: tuple[str, str], other: tuple[str, str]) -> float:
+            return difflib.SequenceMatcher(None, one[1], other[1]).ratio()
+
         old, entries = dict(self.entries), {}
         kept = {(m.context, m.text) for m in self.messages} & old.keys()
         spare = {key: entry for key, entry in old.items() if key not in kept and entry.msgstr}
@@ -226,15 +277,13 @@ class Catalogue:
                 msgid=message.text, msgctxt=message.context or None
             )
             if key not in kept and spare:
-                near = [k for k in spare if k[1] == message.text] or [
-                    k
-                    for k in spare
-                    if k[0] == message.context
-                    and difflib.SequenceMatcher(None, k[1], message.text).ratio() > 0.6
-                ]
-                if near:
-                    entry.msgstr, entry.previous_msgid = spare.pop(near[0]).msgstr, near[0][1]
-                    entry.flags.append("fuzzy")
+                near = max(spare, key=lambda k: (alike(k, key), k[0] == key[0]))
+                if alike(near, key) > 0.6 and (near[0] == key[0] or near[1] == key[1]):
+                    was = spare.pop(near)
+                    entry.msgstr, before = was.msgstr, was.previous_msgid or near[1]
+                    if before != key[1]:
+                        entry.previous_msgid = before
+                        entry.flags.append("fuzzy")
             if not entry.fuzzy:
                 entry.previous_msgid = None
             entries[key] = entry
@@ -246,25 +295,21 @@ class Catalogue:
         self.file.save(str(self.path))
 
     def word(self, text: str) -> str:
-        """Return the translation of one of WORDS, or itself."""
+        """Return the translation of one of WORDS, or itself; of another text, a KeyError."""
+        if text not in WORDS:
+            raise KeyError(text)
         return self.say(Message("", text)) or text
 
 
 def in_language(text: str, catalogue: Catalogue, context: str = "") -> str:
     """Return Markdown of the catalogue's file in its language, links leading to that language."""
-    lines = text.split("\n")
-    for message in reversed(find_messages(text, context)):
-        said = catalogue.say(message)
-        line = said or re.sub(r"^((?:<[^>]*>)*)", rf"\1{MARK} ", message.text)
-        for number, target in enumerate(message.targets, start=1):
-            link = translated_link(target, catalogue.source, catalogue.language)
-            line = line.replace(f"]({{{number}}})", f"]({link})")
-        if message.column:
-            cells = re.split(r"(?<!\\)\|", lines[message.first])
-            cells[message.column] = f" {line} "
-            line = "|".join(cells)
-        lines[message.first : message.last] = [message.prefix * (not message.column) + line]
-    return "\n".join(lines)
+
+    def say(message: Message) -> str:
+        marked = re.sub(r"^((?:<[^>]*>)*)", rf"\1{MARK} ", message.text)
+        return catalogue.say(message) or marked
+
+    link = partial(translated_link, source=catalogue.source, language=catalogue.language)
+    return put_back(text, find_messages(text, context), say, link)
 
 
 def top_line(catalogue: Catalogue, words: Catalogue) -> str:
@@ -293,8 +338,8 @@ def written(catalogue: Catalogue, words: Catalogue) -> str:
 
     if not source.endswith(".ipynb"):
         text = (catalogue.root / source).read_text(encoding="utf-8")
-        if source.endswith(".svg"):
-            return DRAWN.sub(drawn, text)
+        if source.endswith(".svg"):  # says its language, so that signs have that language's form
+            return DRAWN.sub(drawn, text).replace("<svg ", f'<svg xml:lang="{language}" ', 1)
         return in_readme(with_top(in_language(text, catalogue)), language)
     notebook = nbformat.read(catalogue.root / source, as_version=4)
     for cell in notebook.cells:
@@ -334,46 +379,64 @@ def check(root: Path) -> list[str]:
 
 
 def glossary_warnings(root: Path) -> list[str]:
-    """Return where a glossary's word is translated otherwise than the glossary says."""
+    """Return where a glossary's word is translated otherwise, or as it says it is not to be."""
     found = []
     for language, (_, files) in catalogues(root).items():
         terms = read_glossary(root / "translations" / language / "glossary.md")
         for catalogue in files[: -len(PICTURES)]:  # whose lines are no sentences
             for message in catalogue.messages:
                 said, text = catalogue.say(message).casefold(), CODE.sub("", message.text)
-                for term, forms in terms.items():
+                where = f"{language} {catalogue.path.name} {message.context}"
+                for term, (forms, wrong) in terms.items():
                     if not said or not re.search(rf"\b{re.escape(term)}", text, re.IGNORECASE):
                         continue
                     if not any(form.casefold() in said for form in forms):
-                        where = f"{language} {catalogue.path.name} {message.context}"
                         found.append(f"{where}: {term} without {' / '.join(forms)}")
+                    found += [
+                        f"{where}: {term} as {bad}" for bad in wrong if bad.casefold() in said
+                    ]
     return found
 
 
-def read_glossary(path: Path) -> dict[str, list[str]]:
-    """Return each English term and how it may be rendered: `| term | one / another | note |`."""
-    rows = [line.strip().strip("|").split("|") for line in path.read_text("utf-8").splitlines()]
-    rows = [[part.strip() for part in row] for row in rows if len(row) == 3][2:]
-    return {term: [form.strip() for form in forms.split(" / ")] for term, forms, _ in rows}
+def read_glossary(path: Path) -> dict[str, tuple[list[str], list[str]]]:
+    """Return how each English term may be rendered, and how it may not.
+
+    A line is `| term | one / another | note |`; a note that starts with `≠ this / that:` says what
+    is wrong.
+    """
+    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    rows = [line.strip("|").split("|", 2) for line in lines if line.startswith("|")][2:]
+    found = {}
+    for term, forms, note in rows:
+        wrong = re.match(r"\s*≠([^:]*):", note)
+        listed = forms, wrong[1] if wrong else ""
+        found[term.strip()] = tuple(
+            [f.strip() for f in x.split(" / ") if f.strip()] for x in listed
+        )
+    return found
 
 
 def english_commit(root: Path, source: str) -> str:
     """Return the commit that last changed an English file.
 
     Raises:
-        TranslationError: It has changes that are not committed, or git is not there.
+        TranslationError: It has changes that are not committed, the clone has no history, or git is
+            not there.
     """
+    ask = ["rev-parse --is-shallow-repository", f"status --porcelain -- {source}"]
+    ask += [f"log -1 --format=%h --abbrev=10 -- {source}"]
+    how = {"cwd": root, "check": True, "capture_output": True, "text": True}
     try:
-        ask = [("status", "--porcelain"), ("log", "-1", "--format=%h", "--abbrev=10")]
-        changed, commit = (
-            subprocess.run(
-                ["git", *words, "--", source], cwd=root, check=True, capture_output=True, text=True
-            ).stdout.strip()
-            for words in ask
-        )
+        ran = [subprocess.run(["git", *words.split()], **how) for words in ask]
+        shallow, changed, commit = (ended.stdout.strip() for ended in ran)
     except (OSError, subprocess.CalledProcessError) as error:
         why = getattr(error, "stderr", None) or error
         raise TranslationError(f"git cannot say which commit {source} is of: {why}") from error
+    if shallow == "true":
+        raise TranslationError(
+            "this clone has no history (--depth): `git fetch --unshallow` first, for translations "
+            "name the commit of the English text"
+        )
     if changed or not commit:
         raise TranslationError(
             f"{source} has changes that are not committed: commit the English text first, for its "
@@ -398,6 +461,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a log on Windows has few letters
     try:
         sys.exit(main())
     except TranslationError as error:

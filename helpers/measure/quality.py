@@ -38,9 +38,10 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", help="fp32, bf16, fp16 or auto")
     parser.add_argument("--within", type=float, default=0.03, help="how sure you want to be")
     arguments = parser.parse_args()
-    squad = arguments.questions is not None and arguments.questions.suffix == ".json"
-    if squad and arguments.corpus:
-        parser.error("a .json in SQuAD's form has its own texts: expected no --corpus")
+    alone = arguments.questions is not None and arguments.corpus is None
+    squad = alone and arguments.questions.suffix.lower() == ".json"
+    if squad and arguments.split:
+        parser.error("a file in SQuAD's form has no splits: expected no --split")
     if not squad and (arguments.questions is None) != (arguments.corpus is None):
         parser.error(
             "--questions and --corpus go together: the spans point into that text (only a .json in "

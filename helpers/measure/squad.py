@@ -22,20 +22,23 @@ def lay_out(path: Path, folder: Path) -> tuple[Path, Path]:
         JudgementError: The file is not of this form, or an answer does not stand where it says.
     """
     parts: dict[str, int] = {}  # each paragraph's start
-    lines, end = [], 0
+    lines, ids, end = [], set(), 0
     try:
         for part in (
             part
             for article in json.loads(read_text(path))["data"]
             for part in article["paragraphs"]
         ):
-            context = part["context"]
+            context = part["context"].replace("\r", " ")  # which reading a file would drop
             if context not in parts:
                 parts[context], end = end, end + len(context) + 2
             for qa in part["qas"]:
+                if qa["id"] in ids or not qa["question"].strip():
+                    raise ValueError(f"{qa['id']} comes twice, or asks nothing")
+                ids.add(qa["id"])
                 spans = set()
                 for answer in qa["answers"]:
-                    start, text = answer["answer_start"], answer["text"]
+                    start, text = answer["answer_start"], answer["text"].replace("\r", " ")
                     if not text or context[start : start + len(text)] != text:
                         raise ValueError(
                             f"{qa['id']}: {text[:40]!r} is not at {start} of its paragraph"
@@ -43,10 +46,11 @@ def lay_out(path: Path, folder: Path) -> tuple[Path, Path]:
                     spans.add((parts[context] + start, parts[context] + start + len(text), 2))
                 row = {"id": qa["id"], "question": qa["question"], "spans": sorted(spans)}
                 lines.append(json.dumps(row, ensure_ascii=False))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         fault = f"lacks {error}" if isinstance(error, KeyError) else error
         raise JudgementError(f"{path} is not in SQuAD's form: {fault}") from error
     corpus, questions = folder / "corpus.txt", folder / "questions.jsonl"
-    for file, text in ((corpus, "\n\n".join(parts)), (questions, "\n".join(lines))):
-        file.write_text(text, encoding="utf-8", newline="")
+    # With a mark, since one that a paragraph starts with would be taken for it.
+    corpus.write_text("\n\n".join(parts), encoding="utf-8-sig", newline="")
+    questions.write_text("\n".join(lines), encoding="utf-8", newline="")
     return corpus, questions

@@ -65,6 +65,15 @@ def test_answers_stand_where_the_spans_say(tmp_path):
             assert spans == ([] if id == "q0again" else [answer])
 
 
+def test_marks_and_line_ends_move_nothing(tmp_path):
+    parts = {"\ufeffUn puerto.\r\nHondo.": ("a?", "Hondo"), "\ufeffDos libros.": ("b?", "libros")}
+    corpus, questions = lay_out(written(tmp_path, squad(parts)), tmp_path)
+    text = read_text(corpus)
+    for question, answer in zip(load_judgements(questions, text), ("Hondo", "libros"), strict=True):
+        [(start, end, _)] = question.spans
+        assert text[start:end] == answer
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -72,6 +81,8 @@ def test_answers_stand_where_the_spans_say(tmp_path):
         ({"data": [{"paragraphs": [{"context": "a"}]}]}, "lacks 'qas'"),
         (squad(answer_start=3), "q0: 'Los libros' is not at 3 of its paragraph"),
         (squad(text=""), "q0: '' is not at"),
+        ({"data": squad()["data"] * 2}, "q0 comes twice"),
+        ({"data": [{"paragraphs": [{"context": None, "qas": []}]}]}, "no attribute 'replace'"),
     ],
 )
 def test_another_form_is_refused(tmp_path, content, why):
@@ -96,7 +107,7 @@ def test_evaluate_takes_such_a_file_and_a_multilingual_model(
 @pytest.mark.parametrize(
     ("name", "more", "error"),
     [
-        ("x.json", ["--corpus", "a.txt"], "has its own texts: expected no --corpus"),
+        ("x.json", ["--split", "test"], "has no splits: expected no --split"),
         ("x.jsonl", [], "--questions and --corpus go together"),
         ("x.json", [], "x.json"),
     ],

@@ -1,10 +1,13 @@
 """Sphinx's settings; tools/pages.py makes what they are applied to."""
 
+import sys
 from pathlib import Path
 
 import regex
-from babel import Locale
 from sphinx.search import SearchLanguage
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from opening import LANGUAGES
 
 project = html_title = "Cross-encoder reranking"
 extensions = ["myst_nb"]
@@ -63,13 +66,10 @@ def add_languages(app, page, template, context, doctree):
     """Tell the language switch where this page lies in each language that has it."""
     context["here"] = here = Path(app.srcdir).name
     top = context["content_root"] + ("" if here == "en" else "../")
-    folders = sorted(f for f in Path(app.srcdir).parent.iterdir() if any(f.glob(f"{page}.*")))
     context["languages"] = {
-        folder.name: (
-            Locale.parse(folder.name).get_display_name().capitalize(),
-            f"{top}{'' if folder.name == 'en' else folder.name + '/'}{page}.html",
-        )
-        for folder in folders
+        code: (name, f"{top}{'' if code == 'en' else code + '/'}{page}.html")
+        for code, name in ({"en": "English"} | LANGUAGES).items()
+        if any(Path(app.srcdir).parent.glob(f"{code}/{page}.*"))
     }
 
 
