@@ -76,7 +76,7 @@ lines: ## lines of Python by folder; fails above a budget
 	@find helpers tools tests -name '*.py' -exec wc -l {} + | awk '$$2 != "total" { \
 	    folder = $$2; sub("/[^/]*$$", "", folder); sub("^tests/.*", "tests", folder); \
 	    lines[folder] += $$1; if (folder != "tests") lines["all but tests"] += $$1 } \
-	  END { most["helpers"] = 1355; most["all but tests"] = 8750; most["tests"] = 8300; \
+	  END { most["helpers"] = 1355; most["all but tests"] = 8850; most["tests"] = 8400; \
 	    for (name in lines) { \
 	      printf("%-17s %5d%s\n", name, lines[name], (name in most) ? " of " most[name] : "") | "sort"; \
 	      if (name in most && lines[name] > most[name]) over = 1 } \

@@ -13,7 +13,6 @@ from opening import LANGUAGES, PICTURES, SOURCES, switch, translated_path
 from translate import (
     DRAWN,
     SITE,
-    THOUSANDS,
     Catalogue,
     Message,
     TranslationError,
@@ -30,6 +29,7 @@ from translate import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+FORM = "emphasis, code, a link or a list is unbalanced, missing or new"
 NOTEBOOKS = [source for source in SOURCES if source.endswith(".ipynb")]
 FIRST = NOTEBOOKS[0]
 MARKDOWN = """\
@@ -113,9 +113,9 @@ def test_each_language_has_its_glossary():
     for language in LANGUAGES:
         terms = read_glossary(ROOT / "translations" / language / "glossary.md")
         wanted = "retriever reranker cross-encoder bi-encoder chunk passage endpoint threshold nDCG"
-        assert (
-            len(terms) >= 40 and {*wanted.split()} <= terms.keys() and all(map(all, terms.values()))
-        )
+        assert len(terms) >= 40 and {*wanted.split()} <= terms.keys()
+        assert all(forms for forms, _ in terms.values())
+        assert any(wrong for _, wrong in terms.values())
     for line in glossary_warnings(ROOT):
         warnings.warn(line, stacklevel=1)
 
@@ -126,6 +126,7 @@ def test_pictures_are_the_english_ones_with_other_words():
             both = (source, translated_path(source, language))
             texts = [(ROOT / path).read_text(encoding="utf-8") for path in both]
             english, translated = [DRAWN.findall(text) for text in texts]
+            texts[0] = texts[0].replace("<svg ", f'<svg xml:lang="{language}" ', 1)
             assert DRAWN.sub("", texts[0]) == DRAWN.sub("", texts[1])
             assert sum(a == b for a, b in zip(english, translated, strict=True)) < len(english) / 2
 
@@ -206,11 +207,22 @@ def test_a_link_to_a_heading_that_is_translated_is_refused():
         ("0.53 of 20", "0,53 de 20", "number 0.53 is missing"),
         ("twenty", "20", ""),
         ("42,000 lines", "42,000 líneas", "number 42000 is missing"),
-        ("42,000 lines", f"42{THOUSANDS['es']}000 líneas", ""),
+        ("42,000 lines", "42,000 líneas", "(thousands with U+202F, no comma)"),
+        ("42,000 lines", "42\u202f000 líneas", ""),
+        ("42,000 lines", "42\u00a0000 líneas", ""),
         ("4,000 lines", "4000 líneas", ""),
-        ("*a* b", "*a b", "emphasis or code is unbalanced, or missing"),
-        ("**a** b", "a b", "emphasis or code is unbalanced, or missing"),
-        ("`a` b", "`a` `b", "emphasis or code is unbalanced, or missing"),
+        ("from -0.5 to 1.5", "de 0.5 a 1.5", "number -0.5 is missing"),
+        ("from -0.5 to 1.5", "de \u22120.5 a 1.5", ""),
+        ("*a* b", "*a b", FORM),
+        ("**a** b", "a b", FORM),
+        ("**a** b", "*a* b", FORM),
+        ("`a` b", "`a` `b", FORM),
+        ("a", "# a", FORM),
+        ("a", "- a", FORM),
+        ("a", "a {1}", FORM),
+        ("a", "[a](https://example.org)", "link https://example.org is not in the English"),
+        ("![a]({1})", "[a]({1})", FORM),
+        ("[a]({1})", "[]({1})", FORM),
         ("a", "```a", "name `` is not in the English"),
         ("<b>a</b>", "<b>a", "tag </b> is missing"),
         ("a", "a\n\nb", "it is not one line"),
@@ -224,6 +236,15 @@ def test_faults_are_named(english, translation, fault):
 def test_emphasis_that_punctuation_keeps_open_is_found():
     assert faults(Message("", "**A.** B"), "**甲。**乙", "zh")
     assert not faults(Message("", "**A.** B"), "**甲**。乙", "zh")
+    assert faults(Message("", "**A.** b **C** d"), "**甲。**乙**丙**丁", "zh") == [FORM]
+
+
+@pytest.mark.parametrize(
+    "text", ['[a](b.md "c")', "[a]: b.md", "a  \nb", "a | b\n---|---\nc | d", "|a|\n|-|\n|b \\| c|"]
+)
+def test_what_cannot_be_put_back_is_refused(text):
+    with pytest.raises(TranslationError, match="cannot be taken apart for translation, in cell: "):
+        find_messages(text, "cell")
 
 
 def test_a_cell_of_a_table_holds_no_bar():
@@ -283,34 +304,62 @@ def test_a_translation_edited_in_its_file_is_named(copy):
 
 def test_a_word_against_the_glossary_is_a_warning(copy):
     path = copy / "translations" / "es" / "glossary.md"
-    path.write_text("| English | Spanish | note |\n|---|---|---|\n| chunk | trocito / cacho | |\n")
+    head = "| English | Spanish | note |\n|---|---|---|\n"
+    path.write_text(f"{head}| chunk | trocito / cacho | ≠ fragment: |\n", encoding="utf-8")
     found = glossary_warnings(copy)
-    assert any(
-        re.match(r"es 01_base\S+ 01-\S+: chunk without trocito / cacho", line) for line in found
-    )
+    for said in ("without trocito / cacho", "as fragment"):
+        assert any(re.match(rf"es 01_base\S+ 01-\S+: chunk {said}", line) for line in found)
 
 
 def test_what_is_no_longer_in_the_english_is_dropped_and_a_picture_stays_xml(copy):
     source, words = PICTURES[1], Catalogue(copy, SITE, "fr")
     catalogue = Catalogue(copy, source, "fr")
     entry = next(entry for entry in catalogue.file if entry.msgid == "vector search")
-    entry.msgstr, extra = "R & D <vecteurs>", polib.POEntry(msgid="gone", msgstr="parti")
-    catalogue.file.append(extra)
+    entry.msgstr = "R & D < vecteurs"
+    catalogue.file.append(polib.POEntry(msgid="gone", msgstr="parti"))
     catalogue.file.save(str(catalogue.path))
     catalogue = Catalogue(copy, source, "fr")
     assert catalogue.problems() == ["fr funnel.po: 1 messages are not in the English"]
-    assert "R &amp; D &lt;vecteurs&gt;<" in written(catalogue, words)
-    extra.obsolete = True
-    catalogue.file.append(extra)
+    assert "R &amp; D &lt; vecteurs<" in written(catalogue, words)
+    [gone] = [entry for entry in catalogue.file if entry.msgid == "gone"]
+    gone.obsolete = True
+    catalogue.file.save(str(catalogue.path))
+    catalogue = Catalogue(copy, source, "fr")
+    assert catalogue.problems() == []
     catalogue.update("")
     assert "gone" not in catalogue.path.read_text(encoding="utf-8")
-    assert Catalogue(copy, source, "fr").problems() == []
+
+
+def test_a_changed_message_takes_the_nearest_old_translation(copy):
+    path, words = copy / "README.md", "Notebook {} takes two minutes on a laptop."
+    path.write_text(f"# T\n\n{words.format('01')}\n\n{words.format('02')}\n", encoding="utf-8")
+    catalogue = Catalogue(copy, "README.md", "es")
+    catalogue.update("1")
+    for entry in catalogue.file:
+        entry.msgstr = entry.msgid.replace("Notebook", "Cuaderno")
+        entry.flags.clear()
+    catalogue.file.save(str(catalogue.path))
+
+    def change(old, new):
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+        again = Catalogue(copy, "README.md", "es")
+        again.update("2")
+        fuzzy = [e for e in Catalogue(copy, "README.md", "es").file if e.fuzzy]
+        return [(entry.previous_msgid, entry.msgstr) for entry in fuzzy]
+
+    was = [(words.format("02"), words.format("02").replace("Notebook", "Cuaderno"))]
+    assert change("02 takes two minutes on a", "02 takes two minutes on any") == was
+    assert change("02 takes two minutes", "02 takes three minutes") == was, "what it translates"
+    assert change("02 takes three minutes on any", "02 takes two minutes on a") == []
 
 
 def test_a_broken_catalogue_is_one_error(copy):
     path = copy / "translations" / "hi" / f"{SITE}.po"
     path.write_text("no catalogue\n", encoding="utf-8")
     with pytest.raises(TranslationError, match=r"site\.po is no gettext catalogue"):
+        catalogues(copy)
+    path.write_text('msgid "a"\nmsgstr "b"\n\nmsgid "a"\nmsgstr "c"\n', encoding="utf-8")
+    with pytest.raises(TranslationError, match=r"site\.po is no gettext .*already exists"):
         catalogues(copy)
 
 
@@ -324,6 +373,10 @@ def test_the_commit_is_that_of_the_english_file(tmp_path):
     ask = ["git", "rev-parse", "HEAD"]
     head = subprocess.check_output(ask, cwd=tmp_path, text=True)
     assert english_commit(tmp_path, "README.md") == head[:10]
+    shallow = ["git", "clone", "-q", "--depth=1", tmp_path.as_uri(), tmp_path / "shallow"]
+    subprocess.run(shallow, check=True)
+    with pytest.raises(TranslationError, match="no history .* `git fetch --unshallow` first"):
+        english_commit(tmp_path / "shallow", "README.md")
     (tmp_path / "README.md").write_text("b")
     with pytest.raises(TranslationError, match="not committed: commit the English text first"):
         english_commit(tmp_path, "README.md")
