@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import nbformat
 from opening import LANGUAGES, REPOSITORY, ROOT, SOURCES, SWITCH, TAG, translated_path
-from translate import LINK, SITE, Catalogue
+from translate import LINK, SITE, Catalogue, linked_file
 
 MORE = [
     "docs/choosing.md",
@@ -61,18 +61,15 @@ def rewrite_links(text: str, source: str, files: dict[str, str], root: Path) -> 
 
     def replace(match: re.Match) -> str:
         target = match[0]
-        if target.startswith(("`", "#")) or re.match(r"[a-z]+:", target):
+        path, part = linked_file(target, source)
+        if not path:
             return target
-        path, mark, anchor = target.partition("#")
-        path = posixpath.normpath(PurePosixPath(source).parent / path)
         if not (root / path).exists():
             raise ValueError(f"{source} links to {target}, which is not there: expected {path}")
         if path in files:
-            return (
-                posixpath.relpath(files[path], PurePosixPath(files[source]).parent) + mark + anchor
-            )
+            return posixpath.relpath(files[path], PurePosixPath(files[source]).parent) + part
         kind = "tree" if (root / path).is_dir() else "blob"
-        return f"{REPOSITORY}/{kind}/{TAG}/{path}{mark}{anchor}"
+        return f"{REPOSITORY}/{kind}/{TAG}/{path}{part}"
 
     return LINK.sub(replace, text)
 

@@ -137,16 +137,21 @@ def put_back(
     return "\n".join(lines)
 
 
+def linked_file(target: str, source: str) -> tuple[str, str]:
+    """Return which file of the repository a link out of `source` leads to, or "", and its #part."""
+    if target.startswith(("`", "#")) or re.match(r"[a-z]+:", target):
+        return "", target
+    path, mark, part = target.partition("#")
+    return posixpath.normpath(posixpath.join(posixpath.dirname(source), path)), mark + part
+
+
 def translated_link(target: str, source: str, language: str) -> str:
     """Return a link out of `source` as its translation has it: to the same language, if there."""
-    if target.startswith("#") or re.match(r"[a-z]+:", target):
-        return target
-    path, mark, anchor = target.partition("#")
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-    if path in SOURCES and anchor:
+    path, part = linked_file(target, source)
+    if path in SOURCES and part:
         raise TranslationError(f"{source} links to {target}: headings are translated, link without")
     here = posixpath.dirname(translated_path(source, language))
-    return posixpath.relpath(translated_path(path, language), here) + mark + anchor
+    return (path and posixpath.relpath(translated_path(path, language), here)) + part
 
 
 @cache
