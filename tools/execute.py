@@ -20,6 +20,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
+from opening import without_switch
 
 TOOLS = Path(__file__).resolve().parent
 NOTEBOOKS = TOOLS.parent / "notebooks"
@@ -56,8 +57,8 @@ def render(notebook: Path) -> Path:
     page.parent.mkdir(parents=True, exist_ok=True)
     shown = nbformat.read(notebook, as_version=4)
     for cell in shown.cells:
-        if cell.id == "badges":  # without the other languages, of which there are no pages here
-            cell.source = cell.source.partition("\n")[0]
+        if cell.cell_type == "markdown":
+            cell.source = without_switch(cell.source)  # no pages of other languages here
     page.write_text(
         exporter.from_notebook_node(shown, {"metadata": {"name": notebook.stem}})[0],
         encoding="utf-8",
@@ -81,6 +82,7 @@ def why(error: Exception) -> str:
 def execute(name: str) -> tuple[bool, str]:
     """Execute a notebook, a line a cell; return whether it went well, and its page or why not."""
     copy, place = BUILD / "notebooks" / f"{name}.ipynb", "its start"
+    copy.parent.mkdir(parents=True, exist_ok=True)
     try:
         notebook = nbformat.read(NOTEBOOKS / copy.name, as_version=4)
         code = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
@@ -116,7 +118,6 @@ def main(names: list[str]) -> int:
         sys.exit(f"unknown notebooks {sorted(set(names) - set(known))}: expected some of {known}")
     if not CELL_TIMEOUT.isdecimal() or not int(CELL_TIMEOUT):
         sys.exit(f"CELL_TIMEOUT is {CELL_TIMEOUT!r}: expected whole seconds, at least 1")
-    (BUILD / "notebooks").mkdir(parents=True, exist_ok=True)
     for old in [*BUILD.glob("notebooks/*.ipynb"), *BUILD.glob("html/*.html")]:
         old.unlink()  # what is there at the end is of this run
     lay_docs()

@@ -85,6 +85,11 @@ def switch(source: str, language: str) -> str:
     )
 
 
+def without_switch(text: str) -> str:
+    """Return Markdown without that line: for pages that lie elsewhere."""
+    return re.sub(rf"^{SWITCH}.*\n?", "", text, flags=re.M)
+
+
 def badges(notebook: str, language: str = "") -> str:
     """Return a notebook's two badges and the line to the other languages, as Markdown."""
     source = f"notebooks/{notebook}.ipynb"

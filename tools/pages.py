@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import nbformat
-from opening import LANGUAGES, REPOSITORY, ROOT, SOURCES, SWITCH, TAG, translated_path
+from opening import LANGUAGES, REPOSITORY, ROOT, SOURCES, TAG, translated_path, without_switch
 from translate import LINK, SITE, Catalogue, linked_file
 
 MORE = [
@@ -111,10 +111,6 @@ def contents(places: list[str], words: Catalogue) -> str:
 
 def prepare(root: Path, files: dict[str, str], folder: Path, words: Catalogue) -> None:
     """Write the files of one language, as Sphinx shall read them, into a folder."""
-
-    def without_switch(text: str) -> str:  # the pages have one of their own
-        return re.sub(rf"^{SWITCH}.*\n?", "", text, flags=re.M)
-
     for source, place in files.items():
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -103,7 +103,7 @@ def find_messages(text: str, context: str = "") -> list[Message]:
         words = re.search(r"[^\W\d_]", TAG.sub("", CODE.sub("", TARGET.sub("", line))))
         if words and not line.startswith(("[![", SWITCH)):  # these are opening's
             first, last = token.map
-            prefix = lines[first].partition(parts[0])[0]
+            prefix = "" if column else lines[first].partition(parts[0])[0]
             found.append(Message(context, line, tuple(targets), first, last, prefix, column))
     again = put_back(text, found, lambda message: message.text, str)
     both = [" ".join(MARKDOWN.render(version).split()) for version in (text, again)]
@@ -133,7 +133,7 @@ def put_back(
             if message.column < len(cells):
                 cells[message.column] = f" {line} "
             line = "|".join(cells)
-        lines[message.first : message.last] = [message.prefix * (not message.column) + line]
+        lines[message.first : message.last] = [message.prefix + line]
     return "\n".join(lines)
 
 
@@ -170,20 +170,19 @@ def faults(message: Message, translation: str, language: str) -> list[str]:
         blocks, depth, inside = MARKDOWN.parse(text), 0, Counter()
         for token in (t for block in blocks for t in block.children or ()):
             depth += min(token.nesting, 0)
-            signs = len(re.findall(r"[*`]|{\d+}", token.content)) if token.type == "text" else 0
+            signs = len(re.findall(r"[*`]|{\d+}", token.content))
             inside[token.type, depth] += signs if token.type == "text" else 1
             depth += max(token.nesting, 0)
         return [block.type for block in blocks], inside
 
     text = re.sub(r"(?<=\d),(?=\d{3})", "", message.text) if language in SPACED else message.text
     wanted, given, found = parts(text), parts(translation), []
-    hint = " (thousands with U+202F, no comma)" if language in SPACED else ""
     for what in wanted:
-        found += [f"{what} {part} is missing" for part in wanted[what] - given[what]]
+        spaced = what == "number" and language in SPACED
+        hint = " (thousands with U+202F, no comma)" if spaced else ""
+        found += [f"{what} {part} is missing{hint}" for part in wanted[what] - given[what]]
         if what != "number":
             found += [f"{what} {part} is not in the English" for part in given[what] - wanted[what]]
-        elif found and hint and "number" in found[-1]:
-            found[-1] += hint
     if shape(message.text) != shape(translation) or re.search(r"\[\s*]\(", translation):
         found.append("emphasis, code, a link or a list is unbalanced, missing or new")
     if message.column and "|" in translation:
@@ -239,31 +238,32 @@ class Catalogue:
             found = find_messages(path.read_text(encoding="utf-8"))
         return list({(message.context, message.text): message for message in found}.values())
 
+    def fault(self, message: Message) -> str:
+        """Return why a message has no translation that holds, or nothing."""
+        entry = self.entries.get((message.context, message.text))
+        if entry is None:
+            return "not in the catalogue: new, or changed"
+        if not entry.msgstr:
+            return "no translation"
+        if entry.fuzzy:
+            return "fuzzy: the English text has changed"
+        return "; ".join(faults(message, entry.msgstr, self.language))
+
     def say(self, message: Message) -> str:
         """Return the translation of a message, or nothing, where none holds."""
-        entry = self.entries.get((message.context, message.text))
-        if entry is None or entry.fuzzy or faults(message, entry.msgstr, self.language):
-            return ""
-        return entry.msgstr
+        return "" if self.fault(message) else self.entries[message.context, message.text].msgstr
 
     def problems(self) -> list[str]:
         """Return a line for each message that is missing, changed or at fault."""
-        found, new = [], False
         name = f"{self.language} {self.path.name}"
-        for message in self.messages:
-            entry = self.entries.get((message.context, message.text))
-            if entry is None:
-                new, why = True, "not in the catalogue: new, or changed"
-            elif not entry.msgstr:
-                why = "no translation"
-            elif entry.fuzzy:
-                why = "fuzzy: the English text has changed"
-            else:
-                why = "; ".join(faults(message, entry.msgstr, self.language))
-            if why:
-                found.append(f"{name} {message.context}: {why}: {message.text[:60]!r}")
-        left = self.entries.keys() - {(m.context, m.text) for m in self.messages}
-        if left and not new:
+        found = [
+            f"{name} {message.context}: {why}: {message.text[:60]!r}"
+            for message in self.messages
+            if (why := self.fault(message))
+        ]
+        wanted = {(message.context, message.text) for message in self.messages}
+        left = self.entries.keys() - wanted
+        if left and wanted <= self.entries.keys():  # or they are what has changed
             found.append(f"{name}: {len(left)} messages are not in the English")
         return found
 

@@ -26,10 +26,11 @@ def notebook(outputs, **more):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_outputs_hold(path):
     lay_docs()
-    (copies := BUILD / "notebooks").mkdir(exist_ok=True)
     done, said = execute(path.stem)
     assert done, said
-    assert differences(nbformat.read(path, 4), nbformat.read(copies / path.name, 4)) == []
+    assert (
+        differences(nbformat.read(path, 4), nbformat.read(BUILD / "notebooks" / path.name, 4)) == []
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
